@@ -1,0 +1,35 @@
+# Two commands: `make demo` (train on real photographs, write a report) and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMPS := .venv/.stamps
+
+.PHONY: demo test check format clean
+.DELETE_ON_ERROR:
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+
+$(STAMPS)/%: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e ".[$*]"
+	@mkdir -p $(STAMPS) && touch $@
+
+demo: $(STAMPS)/demo
+	$(BIN)/convnext demo
+
+test: check $(STAMPS)/test
+	$(BIN)/python -m pytest
+
+check: $(STAMPS)/check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/sizes.py
+
+format: $(STAMPS)/check
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

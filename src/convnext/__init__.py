@@ -1,0 +1,28 @@
+"""ConvNeXt and its successors: networks, weights, training, evaluation and prediction.
+
+Names are loaded on first use, so that the command line answers before torch is imported.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from convnext.models.registry import list_models
+    from convnext.weights import create_model, load_pretrained, save_pretrained
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "create_model", "list_models", "load_pretrained", "save_pretrained"]
+
+_HOMES = {
+    "create_model": "convnext.weights",
+    "list_models": "convnext.models.registry",
+    "load_pretrained": "convnext.weights",
+    "save_pretrained": "convnext.weights",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'convnext' has no attribute {name!r}")
