@@ -1,0 +1,1 @@
+"""Networks: one file each, with its table of variants."""

@@ -1,0 +1,1 @@
+"""Tensor operations, one file each: the definition and the choice of implementation."""

@@ -1,0 +1,48 @@
+"""Which implementation of an operation runs: chosen explicitly, never patched in at import.
+
+``auto`` picks the fastest exact implementation for the tensor at hand. ``reference`` runs the
+operator sequence of the published code, so that logits are bit-equal to it on the same weights.
+The environment variable ``CONVNEXT_OPS`` sets the choice for a whole process.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+Implementation = Literal["auto", "reference"]
+
+
+def _checked(choice: str, source: str) -> Implementation:
+    for known in get_args(Implementation):
+        if choice == known:
+            return known  # type: ignore[no-any-return]
+    allowed = ", ".join(get_args(Implementation))
+    raise ValueError(f"{source}={choice!r} is not an implementation; choose one of: {allowed}")
+
+
+_current: Implementation = _checked(os.environ.get("CONVNEXT_OPS", "auto"), "CONVNEXT_OPS")
+
+
+def use_reference() -> bool:
+    """Whether the published operator sequence was asked for."""
+    return _current == "reference"
+
+
+@contextmanager
+def use(implementation: Implementation) -> Iterator[None]:
+    """Run the body with the given implementation of every operation.
+
+    Args:
+        implementation: ``"auto"`` (fastest exact one) or ``"reference"`` (operator sequence of
+            the published code).
+
+    Raises:
+        ValueError: The name is not a known implementation.
+    """
+    global _current
+    previous, _current = _current, _checked(implementation, "implementation")
+    try:
+        yield
+    finally:
+        _current = previous
