@@ -1,0 +1,1 @@
+"""Metrics and protocols: classification scores, calibration, Grad-CAM, cost."""

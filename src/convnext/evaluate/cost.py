@@ -1,0 +1,151 @@
+"""What a network costs: parameters, multiply-accumulates, images per second, memory."""
+
+import resource
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Cost of a network at one input shape on one device.
+
+    Attributes:
+        params: Number of parameters.
+        macs: Multiply-accumulates of one image.
+        input_shape: ``(C, H, W)``.
+        images_per_second: Median inference throughput.
+        batch_size: Images a batch at that throughput.
+        peak_memory: Bytes. On CUDA the allocator's peak during the measurement; on the CPU the
+            peak resident size of the whole process so far, everything before included.
+        device: Name of the device.
+    """
+
+    params: int
+    macs: int
+    input_shape: tuple[int, int, int]
+    images_per_second: float
+    batch_size: int
+    peak_memory: int
+    device: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self) | {"input_shape": list(self.input_shape)}
+
+
+def num_params(model: nn.Module) -> int:
+    """Number of parameters, shared ones counted once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def macs(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
+    """Multiply-accumulates of one image: convolutions and matrix products, no element-wise work.
+
+    The network runs on meta tensors, so nothing is computed or copied.
+
+    Args:
+        model: The network, on any device; it is not changed.
+        input_shape: ``(C, H, W)``.
+
+    Source: `torch.utils.flop_counter` counts two operations for each multiply-accumulate.
+    """
+    state = {
+        name: torch.empty_like(tensor, device="meta")
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    }
+    dtype = next(model.parameters()).dtype
+    image = torch.empty(1, *input_shape, device="meta", dtype=dtype)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            torch.func.functional_call(model, state, (image,))
+    finally:
+        model.train(was_training)
+    return int(counter.get_total_flops()) // 2
+
+
+def throughput(model: nn.Module, batch: Tensor, *, seconds: float = 2.0) -> float:
+    """Images per second of the forward pass: median over the batches that fit into ``seconds``.
+
+    Three warm-up batches are not counted and at least three are timed; the device is synchronised
+    around each batch. Runs in evaluation mode without gradients, under the caller's autocast.
+
+    Args:
+        model: The network.
+        batch: ``(N, C, H, W)`` on the network's device.
+        seconds: Time to spend on measuring.
+    """
+    was_training = model.training
+    model.eval()
+    times: list[float] = []
+    try:
+        with torch.inference_mode():
+            for _ in range(3):
+                model(batch)
+            while len(times) < 3 or sum(times) < seconds:
+                _synchronize(batch.device)
+                start = time.perf_counter()
+                model(batch)
+                _synchronize(batch.device)
+                times.append(time.perf_counter() - start)
+    finally:
+        model.train(was_training)
+    return batch.shape[0] / statistics.median(times)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak memory in bytes.
+
+    On CUDA the allocator's peak since its last reset; elsewhere the peak resident size of this
+    process since it started.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts kilobytes
+
+
+def measure_cost(
+    model: nn.Module, input_shape: tuple[int, int, int], *, batch_size: int, seconds: float = 2.0
+) -> Cost:
+    """Measure all of `Cost` on the device and in the dtype of the network's parameters.
+
+    Args:
+        model: The network.
+        input_shape: ``(C, H, W)``.
+        batch_size: Images a batch for throughput and memory, at least 1.
+        seconds: Time to spend on the throughput.
+
+    Raises:
+        ValueError: For a batch size below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    parameter = next(model.parameters())
+    device = parameter.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    batch = torch.zeros(batch_size, *input_shape, device=device, dtype=parameter.dtype)
+    speed = throughput(model, batch, seconds=seconds)
+    return Cost(
+        params=num_params(model),
+        macs=macs(model, input_shape),
+        input_shape=input_shape,
+        images_per_second=speed,
+        batch_size=batch_size,
+        peak_memory=peak_memory(device),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+    )
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
