@@ -1,0 +1,137 @@
+"""What the data are and how images become tensors: values only, no heavy imports."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+_RAND_AUGMENT = re.compile(
+    r"rand(-(m\d+|n\d+|mstd\d+(\.\d+)?|mmax\d+|inc[01]|p(0?\.\d+|[01](\.0+)?)|t\w+))*"
+)
+
+
+def _check(ok: bool, message: str) -> None:
+    if not ok:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Random changes of a training image, in the order they are applied.
+
+    Crop (random resized crop, or the padded crop at 32 px and below), flips, RandAugment,
+    normalisation, random erasing. The defaults are the ConvNeXt recipe.
+
+    Raises:
+        ValueError: for a probability outside 0..1, an empty range or an unknown policy text.
+
+    Source: Liu et al. 2022, Table 5 (RandAugment (9, 0.5), random erasing 0.25).
+    """
+
+    rand_augment: str = "rand-m9-mstd0.5-inc1"
+    """RandAugment policy, "" = off."""
+    hflip: float = 0.5
+    """Probability of a left-right flip."""
+    vflip: float = 0.0
+    """Probability of an upside-down flip (photographs without an up: microscopy, solar cells)."""
+    scale: tuple[float, float] = (0.08, 1.0)
+    """Area of the random crop as a share of the image, uniform between the two."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Width : height of the random crop, log-uniform between the two."""
+    erase_prob: float = 0.25
+    """Probability that one box is replaced by noise."""
+    pad: int = 4
+    """Pixels added on each side before the random crop of images of 32 px and below."""
+
+    def __post_init__(self) -> None:
+        for name in ("hflip", "vflip", "erase_prob"):
+            value = getattr(self, name)
+            _check(0 <= value <= 1, f"augment.{name} = {value}: give a probability from 0 to 1")
+        low, high = self.scale
+        _check(0 < low <= high <= 1, f"augment.scale = {self.scale}: need 0 < low <= high <= 1")
+        low, high = self.ratio
+        _check(0 < low <= high, f"augment.ratio = {self.ratio}: need 0 < low <= high")
+        _check(self.pad >= 0, f"augment.pad = {self.pad}: give 0 or more pixels")
+        _check(
+            not self.rand_augment or _RAND_AUGMENT.fullmatch(self.rand_augment) is not None,
+            f"augment.rand_augment = {self.rand_augment!r}: give a policy such as "
+            "'rand-m9-mstd0.5-inc1', or '' for none",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the images are, how they are split, and how they become tensors.
+
+    `path` is one of: a folder with `train/` and `val/` (and `test/`) folders of class folders; one
+    folder of class folders; a `.csv`, `.tsv` or `.parquet` table with columns `path` and `label`
+    (and `split`); a folder or glob of WebDataset `.tar` shards; `hf:NAME_OR_FOLDER` for a Hugging
+    Face data set; `elpv` for the solar cells of the package elpv-dataset.
+
+    Raises:
+        ValueError: for a size, share or option outside its range.
+
+    Source: Liu et al. 2022, Appendix A.1 (mean and std: ImageNet).
+    """
+
+    path: str = ""
+    image_size: int = 224
+    """Height and width of the network's input, in pixels."""
+    in_chans: int = 3
+    """3 = colour, 1 = grey."""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    crop_pct: float = 0.875
+    """Evaluation: side of the central crop as a share of the resized short side."""
+    crop_mode: Literal["auto", "center", "squash"] = "auto"
+    """Evaluation: central crop, or the whole image squashed to a square. auto: squash at >= 384."""
+    val_fraction: float = 0.2
+    """Share of the images held out for validation where the data bring no validation split."""
+    test_fraction: float = 0.0
+    """Share of the images held out for a final test where the data bring no test split."""
+    split_seed: int = 0
+    workers: int = -1
+    """Loader processes per training process, -1 = by the number of cores."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """Unreadable images: stop before the first step and name them, or leave them out and count."""
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    """balanced: each class is drawn equally often in every epoch."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        _check(self.image_size >= 1, f"image_size = {self.image_size}: give at least 1 pixel")
+        _check(self.in_chans in (1, 3), f"in_chans = {self.in_chans}: give 3 (colour) or 1 (grey)")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            _check(
+                len(values) in (1, 3), f"{name} = {values}: give 1 or 3 numbers, one per channel"
+            )
+        _check(min(self.std) > 0, f"std = {self.std}: every value must be above 0")
+        _check(0 < self.crop_pct <= 1, f"crop_pct = {self.crop_pct}: need 0 < crop_pct <= 1")
+        for name in ("val_fraction", "test_fraction"):
+            value = getattr(self, name)
+            _check(0 <= value < 1, f"{name} = {value}: give a share from 0 up to, not including, 1")
+        total = self.val_fraction + self.test_fraction
+        _check(total < 1, f"val_fraction + test_fraction = {total}: nothing is left to train on")
+        _check(self.workers >= -1, f"workers = {self.workers}: give a number, or -1 for automatic")
+
+    @property
+    def channel_mean(self) -> tuple[float, ...]:
+        """Mean per input channel: three values for grey are averaged, one for colour repeated."""
+        return _per_channel(self.mean, self.in_chans)
+
+    @property
+    def channel_std(self) -> tuple[float, ...]:
+        """Standard deviation per input channel, as `channel_mean`."""
+        return _per_channel(self.std, self.in_chans)
+
+    @property
+    def squash(self) -> bool:
+        """Whether evaluation squashes the image instead of cropping its centre."""
+        return self.crop_mode == "squash" or (self.crop_mode == "auto" and self.image_size >= 384)
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if len(values) == channels:
+        return values
+    return (sum(values) / len(values),) * channels
