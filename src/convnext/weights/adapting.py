@@ -1,0 +1,99 @@
+"""Changing weights on request: another number of classes, other input channels, another stem."""
+
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from convnext.models.convnext import ConvNeXtConfig
+from convnext.weights.layouts.layout import StateDict
+
+
+@dataclass
+class Adapted:
+    """Weights made to fit.
+
+    Attributes:
+        state: Tensors under our names.
+        done: What was changed, for the report.
+        new: Patterns of the names of the network's tensors that start anew.
+    """
+
+    state: StateDict
+    done: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+
+
+def adapt(state: StateDict, config: ConvNeXtConfig) -> Adapted:
+    """Make a state dict in our layout fit a network that was asked for."""
+    result = Adapted(dict(state))
+    _adapt_head(result, config)
+    _adapt_stem(result, config)
+    return result
+
+
+def _adapt_head(result: Adapted, config: ConvNeXtConfig) -> None:
+    state = result.state
+    norm, head = "norm.weight" in state, state.get("head.weight")
+    classes = 0 if head is None else head.shape[0]
+    if config.features_only:
+        if norm or classes:
+            result.done.append("norm and head left out (features_only)")
+        _remove(state, "norm.", "head.")
+        return
+    if not norm and not classes:
+        result.done.append("norm is new (the file holds an encoder only)")
+        result.new.append("norm.*")
+    if classes == config.num_classes:
+        return
+    _remove(state, "head.")
+    if config.num_classes == 0:
+        result.done.append(f"head with {classes} classes left out (num_classes=0)")
+    else:
+        result.done.append(f"head is new ({config.num_classes} classes; the file has {classes})")
+        result.new.append("head.*")
+
+
+def _adapt_stem(result: Adapted, config: ConvNeXtConfig) -> None:
+    stem = result.state["stem.conv.weight"]
+    channels, kernel = stem.shape[1:3]
+    if channels != config.in_chans:
+        result.done.append(f"stem.conv.weight from {channels} to {config.in_chans} input channels")
+        stem = adapt_in_chans(stem, config.in_chans)
+    side = {1: 3, 2: 4}.get(config.stem_stride, config.stem_stride)
+    if kernel != side:
+        result.done.append(f"stem.conv.weight resampled from {kernel}x{kernel} to {side}x{side}")
+        stem = resize_stem(stem, side)
+    result.state["stem.conv.weight"] = stem
+
+
+def _remove(state: StateDict, *prefixes: str) -> None:
+    for name in [name for name in state if name.startswith(prefixes)]:
+        del state[name]
+
+
+def adapt_in_chans(weight: Tensor, in_chans: int) -> Tensor:
+    """Fit the stem (O, I, k, k) to other input channels.
+
+    One channel: the sum over I, which equals feeding the same grey image to all of them. More:
+    the channels repeated in order and scaled by I / in_chans, which keeps the response to a
+    constant image.
+
+    Source: the rule that timm applies with ``in_chans``.
+    """
+    channels = weight.shape[1]
+    if in_chans == 1:
+        return weight.float().sum(1, keepdim=True).to(weight.dtype)
+    index = [i % channels for i in range(in_chans)]
+    return (weight.float()[:, index] * (channels / in_chans)).to(weight.dtype)
+
+
+def resize_stem(weight: Tensor, side: int) -> Tensor:
+    """Resample the kernels (O, I, k, k) to another side.
+
+    The values are interpolated bilinearly over the kernel's extent and scaled by the ratio of the
+    areas, so that the response to a smooth image stays about the same.
+    """
+    ratio = (weight.shape[2] / side) ** 2
+    resized = F.interpolate(weight.float(), size=side, mode="bilinear", align_corners=False)
+    return (resized * ratio).to(weight.dtype)

@@ -1,0 +1,156 @@
+"""convert: rewrite a checkpoint in another layout."""
+
+import json
+import logging
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from convnext.weights.architecture import stored_fields
+from convnext.weights.atomic import (
+    safetensors_writer,
+    text_writer,
+    torch_writer,
+    write_atomically,
+)
+from convnext.weights.checkpoint import SECTION, Card, Checkpoint, read_checkpoint
+from convnext.weights.folder import CONFIG, WEIGHTS, loads_elsewhere, write_folder
+from convnext.weights.layouts.table import from_convnext
+from convnext.weights.load_report import summary
+from convnext.weights.sources import resolve
+
+logger = logging.getLogger(__name__)
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+FOLDER_LAYOUTS = ("convnext", "timm", "transformers")
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    layout: str,
+    *,
+    ema: bool = True,
+    allow: Iterable[str] = (),
+) -> Path:
+    """Rewrite a checkpoint in another layout; the numbers stay bit for bit the same.
+
+    Args:
+        source: A file, folder or URL, or ``"MODEL.TAG"`` of the catalogue.
+        target: A file ``.safetensors``, ``.pth``, ``.pt`` or ``.bin``, or a folder: one for
+            ``timm`` or ``convnext`` is written as by :func:`save_pretrained`, one for
+            ``transformers`` holds its own ConvNext or ConvNextV2.
+        layout: ``convnext``, ``timm``, ``transformers``, ``official``, ``torchvision`` or
+            ``fcmae``. Official ``.pth`` files hold the state dict under ``model``.
+        ema: Take averaged weights where a training checkpoint has both.
+        allow: Names, or shell-style patterns, of tensors that may be left out because no layout
+            knows them.
+
+    Returns:
+        The target.
+
+    Raises:
+        ValueError: The layout cannot express the network, or there are tensors that it would lose.
+        OSError: Something cannot be read or written; nothing half-written is left.
+    """
+    checkpoint = read_checkpoint(resolve(source).path, ema=ema)
+    patterns = tuple(allow)
+    lost = [
+        name
+        for name in checkpoint.converted.unexpected
+        if not any(fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+    if lost:
+        raise ValueError(
+            f"{checkpoint.path} has tensors that are not part of a ConvNeXt: {summary(lost)}; "
+            "allow leaving them out by name (allow=[...])"
+        )
+    if checkpoint.converted.dropped:
+        logger.info("left out: %s", summary(checkpoint.converted.dropped))
+    target = Path(target).expanduser()
+    if target.suffix == "" or target.is_dir():
+        _write_folder(checkpoint, target, layout)
+    else:
+        _write_file(checkpoint, target, layout)
+    return target
+
+
+def _write_file(checkpoint: Checkpoint, target: Path, layout: str) -> None:
+    state = from_convnext(checkpoint.state, layout)
+    if layout not in ("convnext", "official") and checkpoint.config.stem_stride == 2:
+        raise ValueError(
+            f"the layout {layout} has only stems of stride 4, this network has stride 2"
+        )
+    if target.suffix == ".safetensors":
+        metadata = {"format": "pt", SECTION: json.dumps(_card(checkpoint).to_dict())}
+        write_atomically({target: safetensors_writer(state, metadata)})
+    elif target.suffix in TORCH_SUFFIXES:
+        content = {"model": state} if layout == "official" else state
+        write_atomically({target: torch_writer(content)})
+    else:
+        raise ValueError(
+            f"{target}: unknown ending {target.suffix!r}; use .safetensors, "
+            f"{', '.join(TORCH_SUFFIXES)} or a folder"
+        )
+
+
+def _card(checkpoint: Checkpoint) -> Card:
+    card = checkpoint.card.to_dict()
+    card["name"] = card["name"] or checkpoint.name
+    card["config"] = stored_fields(checkpoint.config)
+    return Card.from_dict(card)
+
+
+def _write_folder(checkpoint: Checkpoint, target: Path, layout: str) -> None:
+    config = checkpoint.config
+    if layout not in FOLDER_LAYOUTS:
+        raise ValueError(
+            f"{target}: the layout {layout} is written to a file (.pth or .safetensors); folders "
+            f"are for {', '.join(FOLDER_LAYOUTS)}"
+        )
+    if layout != "convnext" and not loads_elsewhere(config):
+        raise ValueError(
+            f"{layout} cannot build this network (isotropic, or another stem stride or number of "
+            "stages than 4); use the layout 'convnext'"
+        )
+    if "norm.weight" not in checkpoint.state:
+        raise ValueError(
+            f"{checkpoint.path} holds an encoder without final norm; a folder needs a whole "
+            "network. Write a file, or load it by load_pretrained and save that"
+        )
+    if layout != "transformers":
+        write_folder(target, checkpoint.state, config, _card(checkpoint))
+        return
+    state = from_convnext(checkpoint.state, layout)
+    text = json.dumps(_transformers_config(checkpoint), indent=2, ensure_ascii=False)
+    metadata = {"format": "pt", SECTION: json.dumps(_card(checkpoint).to_dict())}
+    write_atomically(
+        {
+            target / WEIGHTS: safetensors_writer(state, metadata),
+            target / CONFIG: text_writer(text + "\n"),
+        }
+    )
+
+
+def _transformers_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    config = checkpoint.config
+    kind = "V2" if config.grn else ""
+    labels = checkpoint.card.labels or [f"LABEL_{i}" for i in range(config.num_classes)]
+    values: dict[str, Any] = {
+        "architectures": [f"ConvNext{kind}ForImageClassification"],
+        "model_type": f"convnext{kind.lower()}",
+        "depths": list(config.depths),
+        "hidden_sizes": list(config.dims),
+        "num_stages": len(config.depths),
+        "num_channels": config.in_chans,
+        "patch_size": config.stem_stride,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "drop_path_rate": 0.0,
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
+    if not config.grn:
+        values["layer_scale_init_value"] = config.layer_scale_init_value
+    return values

@@ -1,0 +1,124 @@
+"""Folders of weights that this package, timm and transformers all load.
+
+``model.safetensors`` holds the tensors under timm's names, ``config.json`` what timm and
+transformers want to know, and a section ``convnext`` with what only we need. Networks that timm
+cannot build (isotropic, another stem stride, another number of stages) are stored under our own
+names, and the architecture gets a name that timm refuses instead of loading it wrongly.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import convnext
+from convnext.models.convnext import ConvNeXtConfig
+from convnext.models.registry import model_config
+from convnext.weights.architecture import model_name, stored_fields
+from convnext.weights.atomic import safetensors_writer, text_writer, write_atomically
+from convnext.weights.checkpoint import SECTION, Card
+from convnext.weights.layouts.ours import OURS
+from convnext.weights.layouts.table import to_timm_shapes
+from convnext.weights.layouts.timm import TIMM
+from convnext.weights.preprocessing import Preprocessing
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def loads_elsewhere(config: ConvNeXtConfig) -> bool:
+    """Whether timm and transformers can build a network of this configuration."""
+    return not config.isotropic and config.stem_stride == 4 and len(config.depths) == 4
+
+
+def timm_architecture(config: ConvNeXtConfig) -> tuple[str, dict[str, Any]]:
+    """Timm's name of a network and the arguments that it needs besides.
+
+    ``num_classes`` is never among the arguments: transformers would get it twice.
+    """
+    family = "convnextv2" if config.grn else "convnext"
+    name = model_name(config)
+    args: dict[str, Any] = {}
+    if name is None:
+        name = f"{family}_tiny"
+        args = {"depths": list(config.depths), "dims": list(config.dims)}
+    known: ConvNeXtConfig = model_config(name)
+    if (config.layer_scale_init_value > 0) != (known.layer_scale_init_value > 0):
+        args["ls_init_value"] = config.layer_scale_init_value or None
+    if config.in_chans != 3:
+        args["in_chans"] = config.in_chans
+    if not loads_elsewhere(config):
+        name += f"_stem{config.stem_stride}" if len(config.depths) == 4 else "_only_in_convnext"
+    return name, args
+
+
+def write_folder(
+    directory: Path, state: Mapping[str, Tensor], config: ConvNeXtConfig, card: Card
+) -> None:
+    """Write tensors in our layout and their card; each file is complete or absent.
+
+    Raises:
+        OSError: No space or no permission; nothing half-written is left.
+        ValueError: ``card.extra`` cannot be written as JSON.
+    """
+    architecture, args = timm_architecture(config)
+    if loads_elsewhere(config):
+        tensors = to_timm_shapes(TIMM.write(state), architecture)
+    else:
+        tensors = OURS.write(state)
+    section = {"version": convnext.__version__, **card.to_dict(), "config": stored_fields(config)}
+    values = _config_values(architecture, args, config, card)
+    # Labels stand outside our section, where timm and transformers look for them.
+    own = {k: v for k, v in section.items() if k not in ("labels", "descriptions")}
+    try:
+        text = json.dumps({**values, SECTION: own}, indent=2, ensure_ascii=False, allow_nan=False)
+        metadata = {"format": "pt", SECTION: json.dumps(section)}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"extra cannot be written as JSON: {error}") from error
+    write_atomically(
+        {
+            directory / WEIGHTS: safetensors_writer(tensors, metadata),
+            directory / CONFIG: text_writer(text + "\n"),
+        }
+    )
+
+
+def _config_values(
+    architecture: str, args: dict[str, Any], config: ConvNeXtConfig, card: Card
+) -> dict[str, Any]:
+    chans = config.in_chans
+    usual = Preprocessing()
+    pre = card.preprocessing or Preprocessing(
+        mean=usual.mean if chans == 3 else (sum(usual.mean) / 3,) * chans,
+        std=usual.std if chans == 3 else (sum(usual.std) / 3,) * chans,
+    )
+    pretrained_cfg = {
+        "tag": "convnext",
+        "custom_load": False,
+        "input_size": [chans, pre.image_size, pre.image_size],
+        "fixed_input_size": False,
+        "interpolation": pre.interpolation,
+        "crop_pct": pre.crop_pct,
+        "crop_mode": "squash" if pre.squashes else "center",
+        "mean": list(pre.mean),
+        "std": list(pre.std),
+        "num_classes": config.num_classes,
+        "first_conv": "stem.0",
+        "classifier": "head.fc",
+    }
+    if card.licence:
+        pretrained_cfg["license"] = card.licence
+    values: dict[str, Any] = {
+        "architecture": architecture,
+        "num_classes": config.num_classes,
+        "num_features": config.dims[-1],
+        "global_pool": "avg",
+        "model_args": args,
+        "pretrained_cfg": pretrained_cfg,
+    }
+    if card.labels is not None:
+        values["label_names"] = list(card.labels)
+    if card.descriptions:
+        values["label_descriptions"] = card.descriptions
+    return values

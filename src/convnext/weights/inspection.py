@@ -1,0 +1,112 @@
+"""inspect: say what a checkpoint is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from convnext.models.convnext import ConvNeXtConfig
+from convnext.weights.checkpoint import Checkpoint, read_checkpoint
+from convnext.weights.load_report import summary
+from convnext.weights.sources import resolve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What a checkpoint file is; ``str()`` prints it for people.
+
+    Attributes:
+        path: The file.
+        num_bytes: Its size.
+        layout: Layout of its tensor names.
+        model: Name of the network, None if no named one has these blocks.
+        config: Configuration that the tensors fit.
+        num_parameters: Numbers in the tensors.
+        num_classes: Outputs of the head; 0 if it has none.
+        in_chans: Input channels.
+        has_norm: Whether the final norm is there (encoders of pre-training have none).
+        dtypes: Types of the tensors.
+        wrappers: What was around the state dict, outermost first.
+        extra: Other entries that were beside it.
+        unexpected: Tensors that the layout does not know.
+        dropped: Tensors that no classifier needs (decoder of pre-training).
+        labels: Names of the classes, if stored.
+        licence: Licence, if stored.
+    """
+
+    path: Path
+    num_bytes: int
+    layout: str
+    model: str | None
+    config: ConvNeXtConfig
+    num_parameters: int
+    num_classes: int
+    in_chans: int
+    has_norm: bool
+    dtypes: tuple[str, ...]
+    wrappers: tuple[str, ...]
+    extra: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    dropped: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    licence: str | None
+
+    def __str__(self) -> str:
+        c = self.config
+        parts = [f"depths {c.depths}", f"dims {c.dims}"]
+        parts += [word for word, there in (("GRN", c.grn), ("isotropic", c.isotropic)) if there]
+        parts += ["layer scale"] if c.layer_scale_init_value else []
+        parts += [f"stem stride {c.stem_stride}"] if not c.isotropic else []
+        head = f"{self.num_classes}" if self.num_classes else "none (no head)"
+        lines = {
+            "file": f"{self.path} ({self.num_bytes / 1e6:.1f} MB)",
+            "layout": self.layout,
+            "model": self.model or "no named network has these blocks",
+            "network": ", ".join(parts),
+            "parameters": f"{self.num_parameters:,} ({', '.join(self.dtypes)})",
+            "classes": head,
+            "channels": str(self.in_chans),
+            "final norm": "" if self.has_norm else "none (an encoder only)",
+            "wrappers": " > ".join(self.wrappers),
+            "labels": summary(list(self.labels or ())),
+            "licence": self.licence or "",
+            "beside it": summary(list(self.extra)),
+            "not known": summary(list(self.unexpected)),
+            "not needed": summary(list(self.dropped)),
+        }
+        return "\n".join(f"{word:<11} {text}" for word, text in lines.items() if text)
+
+
+def inspect(path: str | Path, *, ema: bool = True) -> Inspection:
+    """Say what a checkpoint is: layout, network, classes, channels, wrappers, types, extras.
+
+    Args:
+        path: A file, folder or URL, or ``"MODEL.TAG"`` of the catalogue.
+        ema: Look at averaged weights where the file has both.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no checkpoint of a ConvNeXt.
+    """
+    return describe(read_checkpoint(resolve(path).path, ema=ema))
+
+
+def describe(checkpoint: Checkpoint) -> Inspection:
+    """The inspection of a checkpoint that was read already."""
+    state = checkpoint.state
+    return Inspection(
+        path=checkpoint.path,
+        num_bytes=checkpoint.path.stat().st_size,
+        layout=checkpoint.layout.title,
+        model=checkpoint.name,
+        config=checkpoint.config,
+        num_parameters=sum(tensor.numel() for tensor in state.values()),
+        num_classes=checkpoint.config.num_classes,
+        in_chans=checkpoint.config.in_chans,
+        has_norm="norm.weight" in state,
+        dtypes=tuple(sorted({str(t.dtype).removeprefix("torch.") for t in state.values()})),
+        wrappers=checkpoint.wrappers,
+        extra=checkpoint.extra,
+        unexpected=tuple(checkpoint.converted.unexpected),
+        dropped=tuple(checkpoint.converted.dropped),
+        labels=checkpoint.card.labels,
+        licence=checkpoint.card.licence,
+    )

@@ -1,0 +1,19 @@
+"""Names of the classes of the published weights."""
+
+
+def imagenet_labels(num_classes: int) -> tuple[tuple[str, ...] | None, dict[str, str]]:
+    """WordNet ids in the order of the outputs, and words for them.
+
+    Args:
+        num_classes: 1000 (ImageNet-1K) or 21841 (ImageNet-22K); else there are no labels.
+
+    Source: the lists that timm carries; both are the sorted ids of the data sets.
+    """
+    subset = {1000: "imagenet-1k", 21841: "imagenet-22k"}.get(num_classes)
+    if subset is None:
+        return None, {}
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo(subset)
+    labels = tuple(info.label_names())
+    return labels, {label: info.label_name_to_description(label) for label in labels}

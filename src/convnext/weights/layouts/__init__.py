@@ -1,0 +1,1 @@
+"""Checkpoint layouts: one file and one two-way key table for each."""

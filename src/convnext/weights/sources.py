@@ -1,0 +1,72 @@
+"""From what a user gives as weights (True, tag, file, folder, URL) to a file on this machine."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from convnext.models.registry import is_model
+from convnext.weights.catalogue import CC_BY_NC, Weights, default_tag, find, tags
+from convnext.weights.download import fetch
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights are.
+
+    Attributes:
+        path: File or folder on this machine.
+        entry: Entry of the catalogue if they are published weights.
+        text: What the user gave, for messages.
+    """
+
+    path: Path
+    entry: Weights | None
+    text: str
+
+
+def resolve(given: str | Path | bool, model: str | None = None) -> Source:
+    """Find weights, and download them if they are not here yet.
+
+    Args:
+        given: ``True`` for the default tag of the model, a tag, ``"MODEL.TAG"``, a file, a folder,
+            or an http(s) URL (``#sha256=...`` at its end is checked).
+        model: Name of the network that a tag belongs to.
+
+    Raises:
+        OSError: No such file, no network, no space.
+        ValueError: Unknown tag (the known ones are named), or a wrong hash.
+    """
+    if given is True:
+        if model is None:
+            raise ValueError("pretrained=True needs the name of a model")
+        return _published(find(model, default_tag(model)))
+    text = str(given)
+    if text.startswith(("http://", "https://")):
+        return Source(fetch(text), None, text)
+    path = Path(text).expanduser()
+    if path.exists():
+        return Source(path, None, text)
+    if isinstance(given, str):
+        name, _, tag = text.partition(".")
+        if is_model(name) and tag and "/" not in text and model in (None, name):
+            return _published(find(name, tag))
+        if model is not None and text in tags(model):
+            return _published(find(model, text))
+        if model is not None and not path.suffix and "/" not in text:
+            find(model, text)  # raises, naming the tags that there are
+    raise FileNotFoundError(
+        f"{text}: no such file or folder"
+        + ("" if "/" in text or path.suffix else ", and no MODEL.TAG of the catalogue")
+        + "; see `convnext weights list` for published weights"
+    )
+
+
+def _published(entry: Weights) -> Source:
+    path = fetch(entry.url)
+    if entry.licence == CC_BY_NC:
+        logger.warning(entry.notice())
+    else:
+        logger.info(entry.notice())
+    return Source(path, entry, f"{entry.model}.{entry.tag}")
