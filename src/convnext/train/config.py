@@ -1,0 +1,154 @@
+"""What a recipe says about optimisation, and what a user says about the machine."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimiser, schedule and length of a training run.
+
+    Defaults are the ImageNet-1K recipe from scratch.
+
+    Attributes:
+        optimizer: "adamw" or "sgd".
+        lr: peak learning rate for the effective batch, not scaled by anything.
+        betas: AdamW's decay rates of the two moments.
+        eps: AdamW's denominator offset.
+        momentum: momentum of SGD.
+        weight_decay: decay of the weights that decay, at the first step.
+        weight_decay_end: decay at the last step, by a cosine; None keeps it constant.
+        batch_size: effective batch: images per optimiser step, over all devices.
+        epochs: passes over the data.
+        warmup_epochs: epochs of linear warm-up, 0 <= warmup_epochs <= epochs.
+        min_lr: learning rate that the cosine approaches.
+        schedule: "per_step" (V1) or "per_epoch_fraction" (V2); see `schedule.py`.
+        layer_decay: factor of the learning rate from one layer to the one below, in (0, 1].
+        layer_decay_rule: what a layer is: every block ("single") or 12 groups ("group").
+        clip_grad: limit of the gradient's 2-norm; None clips nothing.
+
+    Raises:
+        ValueError: a value outside its range.
+
+    Source: ConvNeXt, Table 5 and Table 6; ConvNeXt V2, Tables 9 to 13.
+    """
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 4e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    momentum: float = 0.9
+    weight_decay: float = 0.05
+    weight_decay_end: float | None = None
+    batch_size: int = 4096
+    epochs: int = 300
+    warmup_epochs: float = 20.0
+    min_lr: float = 1e-6
+    schedule: Literal["per_step", "per_epoch_fraction"] = "per_step"
+    layer_decay: float = 1.0
+    layer_decay_rule: Literal["single", "group"] = "single"
+    clip_grad: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.optimizer in ("adamw", "sgd"), f"optimizer={self.optimizer!r}: adamw or sgd")
+        _require(self.lr > 0, f"lr={self.lr}: must be above 0")
+        _require(
+            0 <= self.min_lr <= self.lr, f"min_lr={self.min_lr}: must be from 0 to lr={self.lr}"
+        )
+        _require(self.weight_decay >= 0, f"weight_decay={self.weight_decay}: must not be negative")
+        _require(self.batch_size >= 1, f"batch_size={self.batch_size}: must be at least 1")
+        _require(self.epochs >= 1, f"epochs={self.epochs}: must be at least 1")
+        _require(
+            0 <= self.warmup_epochs <= self.epochs,
+            f"warmup_epochs={self.warmup_epochs}: must be from 0 to epochs={self.epochs}; "
+            "shorten the warm-up or train longer",
+        )
+        _require(
+            0 < self.layer_decay <= 1,
+            f"layer_decay={self.layer_decay}: must be above 0 and at most 1 (1 is off)",
+        )
+        _require(
+            self.clip_grad is None or self.clip_grad > 0,
+            f"clip_grad={self.clip_grad}: must be above 0; leave it out to clip nothing",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a run uses the machine, what it keeps and how often it speaks.
+
+    Attributes:
+        seed: together with step, rank, epoch and sample index it decides every random choice.
+        device: "auto" (a CUDA device if there is one), "cpu" or "cuda".
+        precision: "auto", "fp32", "bf16" or "fp16"; the last two are autocast over fp32 weights.
+        compile: compile the network with `torch.compile`.
+        channels_last: keep images and convolution weights in NHWC order.
+        deterministic: on CUDA choose only reproducible kernels, which makes a resumed run
+            bit-identical there too; False lets cuDNN choose by timing.
+        ema_decay: decay of the averaged weights; None keeps no average.
+        ema_warmup: use min(decay, (1 + t) / (10 + t)) at step t, for short runs.
+        micro_batch: most images per device and forward pass; None for as many as the step needs.
+            The effective batch is kept by accumulation.
+        parallel: "ddp" or "fsdp" when there are several processes.
+        checkpoint_every_steps: None for once per epoch.
+        keep_checkpoints: newest checkpoints kept, beside the best.
+        eval_every_epochs: evaluations are also made at the end; 0 for only there.
+        log_every_steps: steps from one log line to the next.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False
+    channels_last: bool = True
+    deterministic: bool = True
+    ema_decay: float | None = None
+    ema_warmup: bool = False
+    micro_batch: int | None = None
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    checkpoint_every_steps: int | None = None
+    keep_checkpoints: int = 3
+    eval_every_epochs: int = 1
+    log_every_steps: int = 10
+
+    def __post_init__(self) -> None:
+        _require(
+            self.precision in ("auto", "fp32", "bf16", "fp16"),
+            f"precision={self.precision!r}: auto, fp32, bf16 or fp16",
+        )
+        _require(self.parallel in ("ddp", "fsdp"), f"parallel={self.parallel!r}: ddp or fsdp")
+        _require(
+            self.ema_decay is None or 0 <= self.ema_decay < 1,
+            f"ema_decay={self.ema_decay}: must be from 0 to below 1; leave it out for no average",
+        )
+        _require(
+            self.micro_batch is None or self.micro_batch >= 1,
+            f"micro_batch={self.micro_batch}: must be at least 1",
+        )
+        _require(
+            self.checkpoint_every_steps is None or self.checkpoint_every_steps >= 1,
+            f"checkpoint_every_steps={self.checkpoint_every_steps}: must be at least 1",
+        )
+        _require(
+            self.keep_checkpoints >= 1,
+            f"keep_checkpoints={self.keep_checkpoints}: must be at least 1",
+        )
+        _require(
+            self.eval_every_epochs >= 0,
+            f"eval_every_epochs={self.eval_every_epochs}: must not be negative",
+        )
+        _require(
+            self.log_every_steps >= 1, f"log_every_steps={self.log_every_steps}: must be at least 1"
+        )
+        _require(
+            self.parallel != "fsdp" or self.precision != "fp16",
+            "precision=fp16 does not work with parallel=fsdp: use bf16 or fp32",
+        )

@@ -1,0 +1,30 @@
+"""Random numbers as a function of (seed, step, micro-batch, rank), never of history."""
+
+import random
+
+import numpy as np
+import torch
+
+_MASK = (1 << 64) - 1
+
+
+def mix(*parts: int) -> int:
+    """Hash integers to 64 bits, so that neighbouring steps get unrelated random streams.
+
+    Source: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+    """
+    value = 0
+    for part in parts:
+        value = (value + part + 0x9E3779B97F4A7C15) & _MASK
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+        value ^= value >> 31
+    return value
+
+
+def seed_all(*parts: int) -> None:
+    """Seed the global generators of Python, NumPy and torch (all devices) from `parts`."""
+    value = mix(*parts)
+    random.seed(value)
+    np.random.seed(value & 0xFFFFFFFF)
+    torch.manual_seed(value)

@@ -1,0 +1,77 @@
+"""Learning rate and weight decay of every optimiser step, as arrays computed before the first."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from convnext.train.config import OptimConfig
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def lr_schedule(optim: OptimConfig, steps_per_epoch: int) -> FloatArray:
+    """Learning rate of every step: linear warm-up, then half a cosine from lr to min_lr.
+
+    "per_step" (V1), with W warm-up steps and N steps after them:
+        lr[0..W-1] = linspace(0, lr, W), both ends included;
+        lr[W + i]  = min_lr + (lr - min_lr) / 2 * (1 + cos(pi * i / N)), i = 0..N-1.
+    "per_epoch_fraction" (V2), with e = step / steps_per_epoch, w warm-up and E all epochs:
+        lr = lr * e / w for e < w;
+        lr = min_lr + (lr - min_lr) / 2 * (1 + cos(pi * (e - w) / (E - w))) after.
+
+    Args:
+        optim: peak, floor, epochs, warm-up and rule.
+        steps_per_epoch: optimiser steps per epoch.
+
+    Returns:
+        float64 array of `epochs * steps_per_epoch` values.
+
+    Source: ConvNeXt, Table 5 (V1); ConvNeXt V2, Table 11 (V2).
+    """
+    if optim.schedule == "per_step":
+        return _per_step(optim, steps_per_epoch)
+    return _per_epoch_fraction(optim, steps_per_epoch)
+
+
+def weight_decay_schedule(optim: OptimConfig, steps_per_epoch: int) -> FloatArray:
+    """Weight decay of every step: half a cosine from weight_decay to weight_decay_end.
+
+    wd[i] = end + (start - end) / 2 * (1 + cos(pi * i / N)), constant when there is no end.
+
+    Returns:
+        float64 array of `epochs * steps_per_epoch` values.
+    """
+    start = optim.weight_decay
+    end = start if optim.weight_decay_end is None else optim.weight_decay_end
+    return _half_cosine(start, end, optim.epochs * steps_per_epoch)
+
+
+def _half_cosine(start: float, end: float, steps: int) -> FloatArray:
+    return np.array(
+        [end + 0.5 * (start - end) * (1 + math.cos(math.pi * i / steps)) for i in range(steps)],
+        dtype=np.float64,
+    )
+
+
+def _per_step(optim: OptimConfig, steps_per_epoch: int) -> FloatArray:
+    total = optim.epochs * steps_per_epoch
+    warmup = int(optim.warmup_epochs * steps_per_epoch)
+    rise = np.linspace(0, optim.lr, warmup)
+    return np.concatenate((rise, _half_cosine(optim.lr, optim.min_lr, total - warmup)))
+
+
+def _per_epoch_fraction(optim: OptimConfig, steps_per_epoch: int) -> FloatArray:
+    warmup, epochs, span = optim.warmup_epochs, optim.epochs, optim.lr - optim.min_lr
+
+    def value(e: float) -> float:
+        if e < warmup:
+            return optim.lr * e / warmup
+        return optim.min_lr + span * 0.5 * (
+            1 + math.cos(math.pi * (e - warmup) / (epochs - warmup))
+        )
+
+    steps = range(epochs * steps_per_epoch)
+    return np.array(
+        [value(i // steps_per_epoch + i % steps_per_epoch / steps_per_epoch) for i in steps]
+    )

@@ -1,0 +1,174 @@
+"""One optimiser step: placing the task, forward, backward, clipping, update, average."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from convnext.train.batch import to_device
+from convnext.train.config import OptimConfig, TrainConfig
+from convnext.train.ema import Ema
+from convnext.train.losses import LossLog
+from convnext.train.memory import is_out_of_memory, micro_batch_that_fits
+from convnext.train.optimizer import build_optimizer, set_step_values
+from convnext.train.parallel import World, broadcast, shard, wrap
+from convnext.train.param_groups import check_complete
+from convnext.train.precision import autocast_context, grad_scaler, resolve
+from convnext.train.protocols import Batch, Batches, Task
+from convnext.train.randomness import seed_all
+from convnext.train.schedule import lr_schedule, weight_decay_schedule
+from convnext.train.state import TrainState
+
+
+class TrainStep:
+    """Calling it makes one optimiser step and moves `state` on by one.
+
+    Args:
+        task: network and loss; moved to the device, and with FSDP sharded, in place.
+        batches: says how many micro-batches and steps there are.
+        optim: optimiser and schedule.
+        config: precision, parallelism, average.
+        world: this process among all.
+    """
+
+    def __init__(
+        self, task: Task, batches: Batches, optim: OptimConfig, config: TrainConfig, world: World
+    ) -> None:
+        assert isinstance(task, nn.Module)
+        self._batches, self._config, self._world = batches, config, world
+        self._clip_grad = optim.clip_grad
+        self._lr: list[float] = lr_schedule(optim, batches.steps_per_epoch).tolist()
+        self._decay: list[float] = weight_decay_schedule(optim, batches.steps_per_epoch).tolist()
+        self.precision = resolve(config.precision, world.device)
+        self._autocast = autocast_context(self.precision, world.device)
+        ema = self._place(task)
+        self.model = wrap(task, world, config.parallel)
+        groups = task.param_groups(optim)  # only now: sharding has replaced the parameters
+        check_complete(groups, task)
+        self.state = TrainState(
+            task=task,
+            optimizer=build_optimizer(groups, optim),
+            losses=LossLog(world, batches.accum),
+            ema=ema,
+            scaler=grad_scaler(self.precision, world.device),
+        )
+
+    def _place(self, task: Task) -> Ema | None:
+        """Move the task to its device and copy it for the average; the order matters."""
+        assert isinstance(task, nn.Module)
+        config, world = self._config, self._world
+        sharded = world.size > 1 and config.parallel == "fsdp"
+        if world.device.type == "cuda":
+            torch.backends.cudnn.benchmark = not config.deterministic
+            torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+        task.to(world.device)
+        broadcast(task, world)
+        if config.channels_last and not sharded:  # FSDP wants weights in plain order
+            task.to(memory_format=torch.channels_last)
+        ema = None
+        if config.ema_decay is not None:
+            ema = Ema(task, config.ema_decay, config.ema_warmup)
+            if sharded:
+                shard(cast(Task, ema.module), world)
+        if config.compile:
+            for module in task.shard_modules() if sharded else task.children():
+                if any(True for _ in module.parameters()):  # losses and mixup stay eager
+                    module.compile()
+        return ema
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the step made last, before the groups' factors."""
+        return self._lr[self.state.step - 1]
+
+    def __call__(self, stream: Iterator[Batch], *, want_norm: bool) -> Tensor | None:
+        """Make a step; nothing in here waits for the device.
+
+        Args:
+            stream: micro-batches.
+            want_norm: compute the gradient's norm even if nothing is clipped.
+
+        Returns:
+            The gradient's norm before clipping, if it was computed.
+
+        Raises:
+            ValueError: out of memory, naming a micro-batch that fits.
+        """
+        try:
+            return self._step(stream, want_norm)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # not inside `except`, where the traceback still holds the activations
+        raise ValueError(self._explain_memory())
+
+    def _step(self, stream: Iterator[Batch], want_norm: bool) -> Tensor | None:
+        state, step, accum = self.state, self.state.step, self._batches.accum
+        set_step_values(state.optimizer, self._lr[step], self._decay[step])
+        for micro in range(accum):
+            batch = next(stream)
+            seed_all(self._config.seed, step, micro, self._world.rank)
+            with self._accumulating(last=micro == accum - 1):
+                state.losses.add(self._forward_backward(self.model, batch))
+        norm = self._clip(want_norm)
+        if state.scaler:
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
+        else:
+            state.optimizer.step()
+        state.optimizer.zero_grad()
+        if state.ema:
+            state.ema.update(state.task, step)
+        state.step += 1
+        return norm
+
+    def _forward_backward(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        batch = to_device(batch, self._world.device, channels_last=self._config.channels_last)
+        with self._autocast():
+            losses: dict[str, Tensor] = model(batch)
+        loss = losses["loss"] / self._batches.accum
+        torch.autograd.backward(self.state.scaler.scale(loss) if self.state.scaler else loss)
+        return losses
+
+    def _accumulating(self, *, last: bool) -> AbstractContextManager[None]:
+        """DDP talks only in the last micro-batch; FSDP always, which keeps gradients sharded."""
+        if isinstance(self.model, DistributedDataParallel) and not last:
+            return self.model.no_sync()
+        return nullcontext()
+
+    def _clip(self, want_norm: bool) -> Tensor | None:
+        """Clip the gradients, in every precision; the norm is that of the unscaled ones."""
+        if self.state.scaler:
+            self.state.scaler.unscale_(self.state.optimizer)
+        if self._clip_grad is None and not want_norm:
+            return None
+        parameters = [p for p in self.state.task.parameters() if p.grad is not None]
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if self._clip_grad is not None:
+            clip_grads_with_norm_(parameters, self._clip_grad, norm)
+        return norm
+
+    def _explain_memory(self) -> str:
+        """Which micro-batch would fit; tried out unless every process must take part."""
+        step, size, world = self.state.step, self._batches.micro_batch, self._world
+        problem = f"out of memory on {world.device} at step {step + 1} with {size} images at a time"
+        fits: int | None = size // 2 or None
+        if world.size == 1 or self._config.parallel == "ddp":
+            batch = next(self._batches.iterate(step))
+            fits = micro_batch_that_fits(
+                lambda part: self._forward_backward(self.state.task, part),
+                batch,
+                self.state.optimizer,
+            )
+        if fits is None:
+            return f"{problem}, and one image does not fit either: take a smaller network or image"
+        return (
+            f"{problem}; {fits} fit: set micro_batch={fits} (--train.micro-batch {fits}), "
+            f"the effective batch of {self._batches.batch_size} is kept by accumulation"
+        )
