@@ -1,0 +1,136 @@
+"""`convnext evaluate`, `predict`, `doctor` and `demo`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from convnext.cli.parse import parse
+
+__all__ = ["demo", "doctor", "evaluate", "predict"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments:
+    """What is evaluated, on what."""
+
+    target: tyro.conf.Positional[str]
+    """A run folder, a weights folder, a checkpoint file, or a model name such as
+    convnext_tiny.in1k."""
+    data: str = ""
+    """The labelled images: a folder, CSV, tar shards or hf:NAME; empty = the run's own data."""
+    split: Literal["auto", "train", "val", "test", "all"] = "auto"
+    """Which part of the data; auto = test if there is one, else val, else everything."""
+    out: str = ""
+    """Folder for evaluation.json and report.html; empty = in the run folder, else in runs/."""
+    batch_size: int = 64
+    """Images a batch."""
+    workers: int = -1
+    """Processes that read images (-1 = fit for this machine)."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+
+
+def evaluate(arguments: list[str]) -> int:
+    """Score a classifier on labelled images."""
+    args = parse(EvaluateArguments, arguments, "evaluate")
+    from convnext.run import evaluate
+
+    evaluate(
+        args.target,
+        data=args.data,
+        split=args.split,
+        out=Path(args.out) if args.out else None,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        device=args.device,
+    )
+    return 0
+
+
+# predict
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictArguments:
+    """What is predicted, for which files, and where the answers go."""
+
+    target: tyro.conf.Positional[str]
+    """A run folder, a weights folder, a checkpoint file, or a model name such as
+    convnext_tiny.in1k."""
+    paths: tyro.conf.Positional[tuple[str, ...]]
+    """Images and folders of images (searched with their subfolders)."""
+    csv: str = ""
+    """Write the predictions to this CSV file."""
+    json: str = ""
+    """Write the predictions to this file, one JSON object a line."""
+    topk: int = 5
+    """How many classes to give for each image."""
+    cam: str = ""
+    """Folder for pictures that show what spoke for the predicted class (Grad-CAM)."""
+    batch_size: int = 64
+    """Images a batch."""
+    workers: int = -1
+    """Processes that read images (-1 = fit for this machine)."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+
+
+def predict(arguments: list[str]) -> int:
+    """Classify images; status 1 when some could not be read."""
+    args = parse(PredictArguments, arguments, "predict")
+    from convnext.run import predict
+
+    outcome = predict(
+        args.target,
+        [Path(path) for path in args.paths],
+        csv=Path(args.csv) if args.csv else None,
+        json=Path(args.json) if args.json else None,
+        cam=Path(args.cam) if args.cam else None,
+        topk=args.topk,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        device=args.device,
+    )
+    return 1 if outcome.unreadable else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorArguments:
+    """Which images to examine."""
+
+    data: str
+    """A folder, CSV, tar shards or hf:NAME."""
+    workers: int = -1
+    """Processes that read images (-1 = all cores)."""
+    json: str = ""
+    """Write the findings to this JSON file."""
+
+
+def doctor(arguments: list[str]) -> int:
+    """Check images before training; status 1 when something is wrong."""
+    args = parse(DoctorArguments, arguments, "doctor")
+    from convnext.run.doctor import doctor
+
+    json = Path(args.json) if args.json else None
+    return 0 if doctor(args.data, workers=args.workers, json=json) else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoArguments:
+    """Where the demonstration goes."""
+
+    out: str = "runs/demo"
+    """Folder of the run."""
+    seed: int = 0
+    """Seed of the weights, the order of the images and their augmentation."""
+
+
+def demo(arguments: list[str]) -> int:
+    """Train on real photographs and report."""
+    args = parse(DemoArguments, arguments, "demo")
+    from convnext.run.demo import demo
+
+    demo(Path(args.out), seed=args.seed)
+    return 0

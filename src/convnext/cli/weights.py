@@ -1,0 +1,66 @@
+"""`convnext weights`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from convnext.cli.parse import parse
+from convnext.cli.tables import FilterArguments, print_table
+from convnext.cli.words import unknown
+
+__all__ = ["weights"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectArguments:
+    """Which checkpoint to look into."""
+
+    file: tyro.conf.Positional[str]
+    """A checkpoint file or folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertArguments:
+    """Which checkpoint to convert, to what."""
+
+    source: tyro.conf.Positional[str]
+    """A checkpoint file or folder, of any layout."""
+    out: tyro.conf.Positional[str]
+    """Where to write: a .safetensors or .pth file."""
+    layout: str = "convnext"
+    """Layout to write: convnext, timm, transformers, official."""
+
+
+def weights(arguments: list[str]) -> int:
+    """List published weights; look into a checkpoint; convert it."""
+    actions = {"list": _weights_list, "inspect": _weights_inspect, "convert": _weights_convert}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: convnext weights {list,inspect,convert} [OPTIONS]")
+        return 0 if arguments else 2
+    if arguments[0] not in actions:
+        raise unknown("action of convnext weights", arguments[0], actions)
+    return actions[arguments[0]](arguments[1:])
+
+
+def _weights_list(arguments: list[str]) -> int:
+    args = parse(FilterArguments, arguments, "weights list")
+    from convnext.run.listing import weight_table
+
+    return print_table(weight_table(args.pattern), args.json, f"weights match {args.filter!r}")
+
+
+def _weights_inspect(arguments: list[str]) -> int:
+    args = parse(InspectArguments, arguments, "weights inspect")
+    from convnext.weights import inspect
+
+    print(inspect(Path(args.file)))
+    return 0
+
+
+def _weights_convert(arguments: list[str]) -> int:
+    args = parse(ConvertArguments, arguments, "weights convert")
+    from convnext.weights import convert
+
+    print(convert(Path(args.source), Path(args.out), args.layout))
+    return 0

@@ -1,0 +1,29 @@
+"""Recipes: named values that decide a run, and the choice of one for a data set."""
+
+from pathlib import Path
+
+from convnext.models.registry import unknown
+from convnext.recipes import convnextv2, imagenet
+from convnext.recipes.recipe import Recipe
+
+__all__ = ["find_recipe", "list_recipes"]
+
+
+def list_recipes() -> dict[str, Recipe]:
+    """All named recipes, in the order of the tables they come from."""
+    return {**imagenet.RECIPES, **convnextv2.RECIPES}
+
+
+def find_recipe(name: str) -> Recipe:
+    """A recipe by its name, or from a `recipe.json`.
+
+    Raises:
+        ValueError: There is no such recipe; the nearest names are given.
+        OSError: The file cannot be read.
+    """
+    if name.endswith(".json"):
+        return Recipe.from_file(Path(name))
+    recipes = list_recipes()
+    if name not in recipes:
+        raise unknown("recipe", name, recipes)
+    return recipes[name]

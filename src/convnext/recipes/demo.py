@@ -1,0 +1,35 @@
+"""The recipe of `convnext demo`: a few thousand grey photographs, minutes on two CPU cores."""
+
+from convnext.data.config import AugmentConfig, DataConfig
+from convnext.recipes.recipe import Recipe
+from convnext.tasks.classify import ClassifyConfig
+from convnext.train.config import OptimConfig, TrainConfig
+
+__all__ = ["DEMO"]
+
+DEMO = Recipe(
+    name="demo",
+    task=ClassifyConfig(
+        model="convnextv2_atto",
+        model_args={"depths": [2, 2, 4, 2], "dims": [24, 48, 96, 192]},
+        drop_path_rate=0.05,
+        smoothing=0.1,
+        mixup=0.0,
+        cutmix=0.0,
+    ),
+    data=DataConfig(
+        path="elpv",
+        image_size=128,
+        in_chans=1,
+        crop_pct=1.0,
+        # A cell has no up: both flips; defects may be small or at the edge: large crops.
+        augment=AugmentConfig(
+            rand_augment="", hflip=0.5, vflip=0.5, scale=(0.6, 1.0), erase_prob=0.1
+        ),
+    ),
+    optim=OptimConfig(
+        lr=1e-3, weight_decay=0.05, batch_size=32, epochs=40, warmup_epochs=3.0, clip_grad=1.0
+    ),
+    train=TrainConfig(ema_decay=0.99, ema_warmup=True, eval_every_epochs=2),
+    source="tuned on the validation part of the data",
+)

@@ -1,0 +1,159 @@
+"""The recipe: everything that decides a run, as one frozen value with a JSON form."""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from convnext.data.config import DataConfig
+from convnext.tasks.classify import ClassifyConfig
+from convnext.train.config import OptimConfig, TrainConfig
+
+__all__ = ["Recipe", "differences", "from_dict", "to_dict"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What is trained, on which data, how. Variants: `dataclasses.replace`."""
+
+    name: str = "custom"
+    """Name of the recipe."""
+    task: ClassifyConfig = field(default_factory=ClassifyConfig)
+    """Network and loss."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Images and augmentation."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser and schedule."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Engine: precision, averaging, checkpoints."""
+    source: str = ""
+    """Table that the values come from."""
+    expected_top1: float | None = None
+    """Published top-1 accuracy in percent."""
+    cost: str = ""
+    """What the run took where it was published."""
+    notes: str = ""
+    """What a reader should know besides."""
+
+    def to_json(self) -> str:
+        """The recipe as indented JSON; `from_json` reads it back unchanged."""
+        return json.dumps(to_dict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """A recipe from its JSON.
+
+        Raises:
+            ValueError: The text is no JSON, or a field is unknown or has the wrong type.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"the recipe is no valid JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError("the recipe must be a JSON object")
+        recipe = from_dict(cls, values)
+        assert isinstance(recipe, cls)
+        return recipe
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """A recipe from a `recipe.json`; what a run wrote beside the recipe is skipped.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: The file holds no recipe; the message names the file.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("it holds no JSON object")
+            recipe = from_dict(cls, values.get("recipe", values))
+        except ValueError as error:
+            raise ValueError(f"{path} is no recipe: {error}") from None
+        assert isinstance(recipe, cls)
+        return recipe
+
+
+def to_dict(value: Any) -> Any:
+    """A dataclass as plain dictionaries, lists and numbers, for JSON."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [to_dict(v) for v in value]
+    if isinstance(value, dict):
+        return {k: to_dict(v) for k, v in value.items()}
+    return value
+
+
+def from_dict(kind: type[Any], values: dict[str, Any], where: str = "") -> Any:
+    """A dataclass of type `kind` from `to_dict`'s form; absent fields keep their defaults.
+
+    Raises:
+        ValueError: A field is unknown or its value has the wrong type; the nearest name is given.
+    """
+    hints = typing.get_type_hints(kind)
+    arguments = {}
+    for key, value in values.items():
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            hint = f"did you mean {where + near[0]!r}?" if near else f"known: {', '.join(hints)}"
+            raise ValueError(f"unknown field {where + key!r}; {hint}")
+        arguments[key] = _value(hints[key], value, where + key)
+    return kind(**arguments)
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    """Check a JSON value against a field's type, and bring lists back to tuples."""
+    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if isinstance(value, dict):
+            return from_dict(typing.cast(type[Any], kind), value, where + ".")
+    elif kind is Any:
+        return value
+    elif origin is typing.Literal:
+        if value in options:
+            return value
+        kind = " | ".join(repr(o) for o in options)
+    elif origin in (typing.Union, types.UnionType):
+        for option in options:
+            try:
+                return _value(option, value, where)
+            except ValueError:
+                continue
+    elif origin is tuple:
+        if isinstance(value, list | tuple):
+            element = options[0]
+            if options[-1] is Ellipsis:
+                return tuple(_value(element, v, where) for v in value)
+            if len(value) == len(options):
+                pairs = zip(options, value, strict=True)
+                return tuple(_value(o, v, where) for o, v in pairs)
+    elif origin is dict:
+        if isinstance(value, dict):
+            return value
+    elif kind is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif kind is types.NoneType:
+        if value is None:
+            return None
+    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise ValueError(f"{where} is {value!r}; expected {getattr(kind, '__name__', kind)}")
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """The fields in which two configurations differ, as "optim.lr: 0.004 -> 0.001"."""
+    if dataclasses.is_dataclass(old) and type(old) is type(new):
+        found = []
+        for f in dataclasses.fields(old):
+            found += differences(
+                getattr(old, f.name), getattr(new, f.name), f"{prefix}.{f.name}".lstrip(".")
+            )
+        return found
+    return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]

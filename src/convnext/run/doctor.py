@@ -1,0 +1,28 @@
+"""Check data before training."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from convnext.data import DataConfig
+from convnext.data.doctor import scan
+from convnext.run.folder import write_text
+
+__all__ = ["doctor"]
+
+
+def doctor(
+    data: str, *, workers: int = -1, json: Path | None = None, say: Callable[[str], None] = print
+) -> bool:
+    """Read every image, say what is wrong with the data, and whether it can be trained on.
+
+    Raises:
+        ValueError: There is no data at this place.
+        OSError: A folder cannot be read, or `json` not be written.
+    """
+    report = scan(DataConfig(path=data), workers)
+    if report.errors and report.errors[0].kind == "cannot_open":
+        raise ValueError(report.errors[0].message)
+    say(str(report))
+    if json is not None:
+        write_text(json, report.to_json() + "\n")
+    return report.ok

@@ -1,0 +1,77 @@
+"""Tables of what there is: recipes, networks, weights."""
+
+import fnmatch
+from typing import Any
+
+import torch
+
+from convnext.evaluate.cost import macs, num_params
+from convnext.models.registry import build_model, list_models
+from convnext.recipes import list_recipes
+from convnext.weights.catalogue import list_weights
+
+__all__ = ["model_table", "recipe_table", "weight_table"]
+
+Row = dict[str, Any]
+SIZE = 224
+
+
+def recipe_table(pattern: str) -> list[Row]:
+    """The named recipes whose name matches a shell-style pattern."""
+    return [
+        {
+            "recipe": name,
+            "pixels": recipe.data.image_size,
+            "effective batch": recipe.optim.batch_size,
+            "epochs": recipe.optim.epochs,
+            "lr": f"{recipe.optim.lr:.3g}",
+            "expected top-1": recipe.expected_top1,
+            "starts from": recipe.task.pretrained or "scratch",
+            "source": recipe.source,
+        }
+        for name, recipe in list_recipes().items()
+        if fnmatch.fnmatchcase(name, pattern)
+    ]
+
+
+def model_table(pattern: str) -> list[Row]:
+    """The networks whose name matches: parameters, multiply-accumulates, published accuracy.
+
+    "top-1" is that of the default published weights at 224 px, "best top-1" that of the best ones,
+    with their tag.
+    """
+    rows = []
+    for name in list_models(pattern):
+        with torch.device("meta"):
+            model = build_model(name)
+        published = [w for w in list_weights(name) if w.top1 is not None]
+        best = max(published, key=lambda w: w.top1 or 0.0, default=None)
+        default = next((w for w in published if w.is_default), None)
+        rows.append(
+            {
+                "model": name,
+                "parameters": num_params(model),
+                f"GMACs at {SIZE}": f"{macs(model, (3, SIZE, SIZE)) / 1e9:.3f}",
+                "top-1": default.top1 if default else None,
+                "best top-1": best.top1 if best else None,
+                "weights": best.tag if best else None,
+            }
+        )
+    return rows
+
+
+def weight_table(pattern: str) -> list[Row]:
+    """The published weights whose `model.tag` matches a shell-style pattern."""
+    return [
+        {
+            "weights": f"{w.model}.{w.tag}",
+            "data": w.data,
+            "pixels": w.resolution,
+            "classes": w.num_classes,
+            "top-1": w.top1,
+            "re-evaluated": w.top1_again,
+            "licence": w.licence,
+            "address": w.url,
+        }
+        for w in list_weights(pattern if "." in pattern or "*" in pattern else f"*{pattern}*")
+    ]

@@ -1,0 +1,79 @@
+"""One pass over labelled images: logits into metrics."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from convnext.data.batches import EvalBatches
+from convnext.evaluate.classification import ClassificationMetrics
+from convnext.evaluate.result import ClassificationResult
+from convnext.train.batch import to_device
+
+__all__ = ["progress", "score"]
+
+T = TypeVar("T")
+PATIENCE = 2.0  # seconds before a progress bar appears
+LINE_SECONDS = 10.0
+
+
+def score(
+    logits: Callable[[Tensor], Tensor],
+    batches: EvalBatches,
+    classes: Sequence[str],
+    device: torch.device,
+    *,
+    calibration: bool = True,
+    channels_last: bool = True,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    title: str = "evaluate",
+    show: bool = True,
+) -> ClassificationResult:
+    """Score a network on every image of `batches`, over all processes.
+
+    Args:
+        logits: Images (N, C, H, W) to class scores (N, K), in evaluation mode.
+        batches: Labelled images; padding has index -1.
+        classes: Names of the K classes.
+        device: Where the network is.
+        calibration: Whether to fit a temperature.
+        channels_last: Layout of the images on the device.
+        autocast: Context of the forward pass.
+        title: What the progress bar says.
+        show: Whether this process shows a bar.
+    """
+    metrics = ClassificationMetrics(len(classes), classes, calibration=calibration)
+    with torch.inference_mode():
+        for batch in progress(batches, title, total=len(batches), show=show):
+            on_device = to_device(dict(batch), device, channels_last=channels_last)
+            with autocast():
+                scores = logits(on_device["image"])
+            metrics.update(scores.float(), batch["label"], batch["index"])
+    return metrics.compute()
+
+
+def progress(
+    items: Iterable[T], title: str, *, total: int | None = None, show: bool = True
+) -> Iterator[T]:
+    """The items, with a progress bar if they take longer than two seconds.
+
+    On a terminal a bar, elsewhere a plain line every ten seconds.
+    """
+    if not show:
+        yield from items
+        return
+    if sys.stderr.isatty():
+        yield from tqdm(items, desc=title, total=total, delay=PATIENCE, leave=False, unit="batch")
+        return
+    last = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        if time.monotonic() - last >= LINE_SECONDS:
+            last = time.monotonic()
+            of = f" of {total}" if total is not None else ""
+            print(f"{title}: {done}{of} batches", file=sys.stderr, flush=True)

@@ -1,0 +1,171 @@
+"""Train a recipe: data, task, engine, and what is left of it in the folder of the run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from convnext.data import Splits, check_images, open_splits, summarise
+from convnext.evaluate.result import ClassificationResult
+from convnext.models.convnext import ConvNeXt
+from convnext.recipes.choose import choose
+from convnext.recipes.recipe import Recipe, to_dict
+from convnext.run.conclusion import conclude
+from convnext.run.folder import RunFolder
+from convnext.run.job import Job
+from convnext.run.loading import pick_device
+from convnext.tasks.classify import ClassifyTask
+from convnext.train.engine import Engine
+from convnext.train.hooks import default_hooks
+from convnext.train.parallel import World, cleanup, setup
+from convnext.train.protocols import Batches
+from convnext.train.randomness import seed_all
+from convnext.weights.create import load_pretrained
+
+__all__ = ["choose_recipe", "train"]
+
+
+def choose_recipe(
+    base: Recipe,
+    *,
+    model: str = "",
+    image_size: int | None = None,
+    batch_size: int | None = None,
+    epochs: int | None = None,
+) -> tuple[Recipe, list[str]]:
+    """A recipe fit for the data that `base.data` names, and the reasons for it.
+
+    Args:
+        base: Its data configuration says where the images are; its task, what to start from.
+        model: Name of the network, if the user has chosen it; so for the other arguments.
+        image_size: Side of the images in pixels.
+        batch_size: Images a step.
+        epochs: Passes over the data.
+    """
+    summary = summarise(open_splits(base.data), base.data)
+    return choose(
+        summary,
+        data=base.data,
+        device=pick_device(base.train.device).type,
+        pretrained=base.task.pretrained,
+        model=model,
+        image_size=image_size,
+        batch_size=batch_size,
+        epochs=epochs,
+    )
+
+
+def train(
+    recipe: Recipe, out: Path, *, reasons: Sequence[str] = (), say: Callable[[str], None] = print
+) -> dict[str, ClassificationResult]:
+    """Train, evaluate, and write weights and report; goes on where an earlier process stopped.
+
+    Validation images decide which weights are kept; test images are scored once, at the end.
+
+    Args:
+        recipe: What to train on what, how.
+        out: Folder of the run.
+        reasons: Why the recipe was chosen, to be shown.
+        say: Where messages go.
+
+    Returns:
+        The scores by split ("val", "test"), as far as there are such splits.
+
+    Raises:
+        ValueError: The data, the recipe or the folder are not fit for it.
+        OSError: Something cannot be read or written.
+    """
+    world = setup(recipe.train.device)
+    try:
+        return _train(recipe, RunFolder(out), world, reasons, say if world.is_main else _silent)
+    finally:
+        cleanup(world)
+
+
+def _silent(_: str) -> None:
+    """Only the first process speaks."""
+
+
+def _train(
+    recipe: Recipe,
+    folder: RunFolder,
+    world: World,
+    reasons: Sequence[str],
+    say: Callable[[str], None],
+) -> dict[str, ClassificationResult]:
+    for reason in reasons:
+        say(f"- {reason}")
+    splits = world.from_main(lambda: check_images(open_splits(recipe.data), recipe.data))
+    if splits.skipped:
+        say(f"{len(splits.skipped)} unreadable images are left out:")
+        for name in splits.skipped[:20]:
+            say(f"  {name}")
+    facts = {
+        "classes": list(splits.classes),
+        "images": {name: len(source) for name, source in splits.named().items()},
+        "skipped": len(splits.skipped),
+    }
+    resumed = world.from_main(lambda: folder.check(recipe, facts))
+    job = Job(recipe, splits, world)
+    seed_all(recipe.train.seed)
+    task = build_task(recipe, splits, resumed=resumed, say=say)
+    engine = Engine(
+        task,
+        cast(Batches, job.train_batches()),  # a TypedDict is a dict for all but the checker
+        recipe.optim,
+        recipe.train,
+        run_dir=folder.path,
+        world=world,
+        evaluate=job.evaluator() if splits.val is not None else None,
+        recipe=_engine_recipe(recipe, splits),
+        hooks=default_hooks(folder.path),
+    )
+    if not resumed:
+        world.from_main(lambda: folder.create(recipe, facts))
+    result = engine.fit()
+    return conclude(job, folder, result, say)
+
+
+def build_task(
+    recipe: Recipe, splits: Splits, *, resumed: bool = True, say: Callable[[str], None] = _silent
+) -> ClassifyTask:
+    """Network and loss; with pretrained weights unless a checkpoint will replace them anyway."""
+    config = recipe.task
+    network: nn.Module | None = None
+    if config.pretrained and not resumed:
+        network = _pretrained(recipe, splits.classes, say)
+    return ClassifyTask(
+        config,
+        num_classes=len(splits.classes),
+        in_chans=recipe.data.in_chans,
+        labels=splits.train.labels,
+        network=network,
+    )
+
+
+def _pretrained(recipe: Recipe, classes: Sequence[str], say: Callable[[str], None]) -> ConvNeXt:
+    """The pretrained network; its head is kept only if it is for these very classes."""
+    config = recipe.task
+    source: str | bool = True if config.pretrained == "true" else config.pretrained
+    model, info = load_pretrained(
+        source,
+        name=config.model,
+        num_classes=len(classes),
+        in_chans=recipe.data.in_chans,
+        drop_path_rate=config.drop_path_rate,
+        **config.network_args(),
+    )
+    network = cast(ConvNeXt, model)
+    say(f"weights {info.source}: {info.report}")
+    if info.labels is not None and info.labels != tuple(classes):
+        network.reset_classifier(len(classes), config.head_init_scale)
+        say("  head is new (the weights are for other classes)")
+    return network
+
+
+def _engine_recipe(recipe: Recipe, splits: Splits) -> dict[str, Any]:
+    """What a checkpoint knows of its run: all but where the images lie."""
+    data = to_dict(replace(recipe.data, path=""))
+    return {"task": to_dict(recipe.task), "data": data, "classes": list(splits.classes)}

@@ -1,0 +1,145 @@
+"""Each recipe against the tables of the papers, its JSON form, and two steps at toy size."""
+
+import dataclasses
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from convnext.models.registry import model_config
+from convnext.recipes import find_recipe, list_recipes
+from convnext.recipes.recipe import Recipe, differences
+from convnext.tasks.classify import ClassifyTask
+from convnext.weights.catalogue import list_weights
+
+RECIPES = list_recipes()
+TOY = {"depths": [1, 1, 1, 1], "dims": [4, 8, 12, 16]}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_json_brings_the_recipe_back_unchanged(name):
+    recipe = RECIPES[name]
+    assert recipe.name == name
+    assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_builds_and_takes_two_steps_at_toy_size(name):
+    recipe = RECIPES[name]
+    toy = {"depths": [1], "dims": [8]} if "isotropic" in name else TOY
+    torch.manual_seed(0)
+    task = ClassifyTask(replace(recipe.task, model_args=toy), num_classes=3)
+    groups = task.param_groups(recipe.optim)
+    for group in groups:
+        group["lr"] = recipe.optim.lr * group["lr_scale"]
+    optimizer = torch.optim.AdamW(groups, betas=recipe.optim.betas, eps=recipe.optim.eps)
+    network = task.network
+    ends = (network.stem.conv.weight, network.head.weight)
+    before = [p.detach().clone() for p in ends]
+    for _ in range(2):
+        batch = {"image": torch.randn(4, 3, 32, 32), "label": torch.tensor([0, 1, 2, 0])}
+        loss = task(batch)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert torch.isfinite(loss)
+    assert all(not torch.equal(a, p) for a, p in zip(before, ends, strict=True))
+
+
+def test_the_weights_that_recipes_start_from_are_in_the_catalogue_or_come_from_a_recipe():
+    known = {(entry.model, entry.tag) for entry in list_weights()}
+    for recipe in RECIPES.values():
+        start = recipe.task.pretrained
+        if start.startswith("runs/"):
+            assert start.split("/")[1] in RECIPES
+        elif start:
+            assert (recipe.task.model, start) in known, recipe.name
+
+
+def test_expected_accuracy_is_that_of_the_published_weights():
+    published = {(e.model, e.tag): e.top1 for e in list_weights() if e.top1 is not None}
+    compared = 0
+    for name, recipe in RECIPES.items():
+        tag = name.removeprefix(recipe.task.model + "_")
+        if recipe.expected_top1 is not None and (recipe.task.model, tag) in published:
+            assert recipe.expected_top1 == published[recipe.task.model, tag], name
+            compared += 1
+    assert compared >= 35
+
+
+# name: lr, batch, epochs, warm-up, drop path, layer decay, EMA (tables 5, 6; V2 tables 9 to 13)
+TABLES = {
+    "convnext_tiny_in1k": (4e-3, 4096, 300, 20, 0.1, 1.0, 0.9999),
+    "convnext_large_in1k": (4e-3, 4096, 300, 20, 0.5, 1.0, 0.9999),
+    "convnext_isotropic_base_in1k": (4e-3, 4096, 300, 50, 0.2, 1.0, 0.9999),
+    "convnext_xlarge_in22k": (4e-3, 4096, 90, 5, 0.2, 1.0, None),
+    "convnext_base_in1k_384": (5e-5, 512, 30, 0, 0.8, 0.7, None),
+    "convnext_large_in22k_ft_in1k": (5e-5, 512, 30, 0, 0.3, 0.8, None),
+    "convnext_xlarge_in22k_ft_in1k_384": (5e-5, 512, 30, 0, 0.4, 0.8, 0.9999),
+    "convnextv2_atto_fcmae_ft_in1k": (8e-4, 1024, 600, 0, 0.1, 0.9, 0.9999),
+    "convnextv2_tiny_fcmae_ft_in1k": (3.2e-3, 1024, 300, 40, 0.2, 0.9, 0.9999),
+    "convnextv2_base_fcmae_ft_in1k": (2.5e-3, 1024, 100, 20, 0.1, 0.6, 0.9999),
+    "convnextv2_huge_fcmae_ft_in1k": (5e-3, 1024, 50, 10, 0.3, 0.75, 0.9999),
+    "convnextv2_huge_fcmae_ft_in22k": (4e-3, 4096, 90, 5, 0.3, 0.8, None),
+    "convnextv2_huge_fcmae_ft_in22k_in1k_512": (5e-5, 512, 30, 0, 0.5, 0.85, None),
+    "convnextv2_nano_fcmae_ft_in22k_in1k_384": (5e-5, 512, 90, 0, 0.1, 0.9, 0.9999),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_values_are_those_of_the_papers(name):
+    recipe = RECIPES[name]
+    found = (
+        recipe.optim.lr,
+        recipe.optim.batch_size,
+        recipe.optim.epochs,
+        recipe.optim.warmup_epochs,
+        recipe.task.drop_path_rate,
+        recipe.optim.layer_decay,
+        recipe.train.ema_decay,
+    )
+    assert found == pytest.approx(TABLES[name])
+
+
+def test_isotropic_small_and_base_have_no_layer_scale():
+    scales = [
+        RECIPES[f"convnext_isotropic_{size}_in1k"].task.layer_scale_init_value
+        for size in ("small", "base", "large")
+    ]
+    assert scales == [0.0, 0.0, 1e-6]
+
+
+def test_an_unknown_name_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean convnext_tiny_in1k"):
+        find_recipe("convnext_tiny_1k")
+
+
+def test_unknown_fields_and_wrong_types_are_named(tmp_path):
+    values = json.loads(RECIPES["convnext_tiny_in1k"].to_json())
+    values["optim"]["epoch"] = 3
+    with pytest.raises(
+        ValueError, match=r"unknown field 'optim.epoch'; did you mean 'optim.epochs'"
+    ):
+        Recipe.from_json(json.dumps(values))
+    del values["optim"]["epoch"]
+    values["task"]["class_weights"] = "some"
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(
+        ValueError, match=r"recipe\.json is no recipe: task\.class_weights is 'some'"
+    ):
+        Recipe.from_file(path)
+
+
+def test_differences_name_the_fields():
+    one = RECIPES["convnext_tiny_in1k"]
+    two = replace(one, optim=replace(one.optim, lr=1e-3))
+    assert differences(one, two) == ["optim.lr: 0.004 -> 0.001"]
+    assert differences(one, one) == []
+
+
+def test_every_recipe_names_a_network_that_exists():
+    for recipe in RECIPES.values():
+        fields = {f.name for f in dataclasses.fields(model_config(recipe.task.model))}
+        assert set(recipe.task.network_args()) <= fields
