@@ -73,6 +73,8 @@ def test_temperature_stays_in_its_limits_without_an_optimum():
     assert fit_temperature(always_wrong, labels) == pytest.approx(TEMPERATURE_LIMITS[1], rel=1e-6)
     constant = torch.zeros(6, 3)
     assert TEMPERATURE_LIMITS[0] <= fit_temperature(constant, labels) <= TEMPERATURE_LIMITS[1]
+    assert measure_temperature(always_right, labels).at_limit
+    assert not measure_temperature(*overconfident(500, 2.0)).at_limit
     assert measure_temperature(always_right[:1], labels[:1]) is None
 
 

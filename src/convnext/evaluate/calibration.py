@@ -118,6 +118,7 @@ def measure_temperature(logits: Tensor, labels: Tensor) -> TemperatureFit | None
     ece_after, loss_after = _ece_and_loss(held_out, truth, temperature)
     return TemperatureFit(
         temperature=temperature,
+        at_limit=not TEMPERATURE_LIMITS[0] * 1.001 < temperature < TEMPERATURE_LIMITS[1] / 1.001,
         num_fit=len(labels) - len(truth),
         num_measured=len(truth),
         ece_before=ece_before,

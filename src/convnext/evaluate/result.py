@@ -39,9 +39,12 @@ class TemperatureFit:
     """A temperature fitted on ``num_fit`` images, its effect measured on ``num_measured`` others.
 
     ECE in 0..1, loss in nats; "before" means temperature 1 on the same held-out half.
+    ``at_limit`` says that the search ended at the edge of its range, because the images hold too
+    few mistakes (or too few right answers) to fit a temperature.
     """
 
     temperature: float
+    at_limit: bool
     num_fit: int
     num_measured: int
     ece_before: float

@@ -1,0 +1,78 @@
+"""What a report shows. Everything but title, date and either scores or history may be missing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+
+from PIL import Image
+
+from convnext.evaluate.result import ClassificationResult
+
+THUMBNAIL = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One image of a gallery.
+
+    Attributes:
+        name: File name or other name of the image, shown as it is.
+        true: Name of the true class.
+        pred: Name of the predicted class.
+        confidence: Probability of the predicted class, 0..1.
+        image: The picture as the network saw it, as PNG, JPEG or WebP bytes.
+        cam: The same picture under its class activation map; empty = none.
+    """
+
+    name: str
+    true: str
+    pred: str
+    confidence: float
+    image: bytes = field(repr=False)
+    cam: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """Content of one report; only what is given is shown.
+
+    Attributes:
+        title: Headline, such as the name of the run.
+        created: Date and time, as text.
+        result: Scores, or None when nothing was evaluated.
+        split: What the scores were measured on, such as "test" or "validation".
+        description: What was done, in a few plain words.
+        history: Lines of ``metrics.jsonl``: ``kind`` "train" (``step``, ``loss``, ``lr``) and
+            "eval" (``step``, ``top1``, ``loss``, ``weights``).
+        mistakes: Gallery of wrong predictions, most confident first.
+        correct: Gallery of right predictions.
+        facts: Short facts by name: network, data, device, seed, ...
+        command: The command that made the run.
+        cost: `convnext.evaluate.cost.Cost.to_json()` and ``train_seconds``, as far as known.
+        recipe: The resolved recipe, nested mappings of plain values.
+        versions: Version by name of package.
+    """
+
+    title: str
+    created: str
+    result: ClassificationResult | None = None
+    split: str = "validation"
+    description: str = ""
+    history: Sequence[Mapping[str, Any]] = ()
+    mistakes: Sequence[Example] = ()
+    correct: Sequence[Example] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """A picture for a gallery: JPEG, at most 256 pixels wide and high."""
+    small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = BytesIO()
+    small.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
