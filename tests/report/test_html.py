@@ -93,7 +93,7 @@ def full_report(names):
         title="Cats and others",
         created="1 November 2026",
         result=result,
-        split="the test split",
+        split="test",
         description="A small network was trained for 3 epochs.",
         history=history(),
         mistakes=examples[:4],
@@ -136,9 +136,9 @@ def test_report_holds_the_numbers_of_the_result():
     result, text = data.result, Page(render(data)).text
     right = round(result.top1 * result.num_images / 100)
     for expected in (
-        f"{result.top1:.1f} % top-1 accuracy on the test split",
+        f"{result.top1:.1f} % top-1 accuracy (test)",
         f"95 % interval {result.top1_interval[0]:.1f} to {result.top1_interval[1]:.1f}",
-        f"Of 240 images in the test split, {right} were named correctly",
+        f"Of 240 images (test), {right} were named correctly",
         f"would be right for {result.majority_top1:.1f} %",
         "points above that",
         f"Balanced accuracy {result.balanced_accuracy:.1f} %",

@@ -12,7 +12,7 @@ def headline(data: ReportData, result: ClassificationResult) -> str:
     return (
         '<section class="headline"><div class="big"><div class="number">'
         f'{result.top1:.{digits}f}<span class="sign">{THIN}%</span></div>'
-        f"<div>top-1 accuracy on {esc(data.split)}</div>"
+        f"<div>top-1 accuracy ({esc(data.split)})</div>"
         f'<div class="muted">95{THIN}% interval {low:.{digits}f} to {high:.{digits}f}</div></div>'
         f'<div class="scale">{_scale(result)}<p>{_sentence(data, result)}</p></div></section>'
         f'<div class="tiles">{_tiles(result, digits)}</div>'
@@ -30,7 +30,7 @@ def _sentence(data: ReportData, result: ClassificationResult) -> str:
     else:
         verdict = "the network is <em>not clearly better</em> than that: the interval includes it"
     return (
-        f"Of {integer(result.num_images)} images in {esc(data.split)}, {integer(right)} were named "
+        f"Of {integer(result.num_images)} images ({esc(data.split)}), {integer(right)} were named "
         f"correctly. Always answering <q>{esc(name)}</q>, the most frequent class, would be right "
         f"for {percent(result.majority_top1)}; {verdict}."
     )
