@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from convnext.layers.depthwise import DepthwiseConv2d
 from convnext.layers.drop_path import DropPath
 from convnext.layers.grn import GRN
 from convnext.layers.layer_norm import LayerNorm2d
@@ -105,7 +106,7 @@ class Block(nn.Module):
     def __init__(self, dim: int, drop_path: float, layer_scale: float, grn: bool) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.full((dim,), layer_scale)) if layer_scale > 0 else None
-        self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.dwconv = DepthwiseConv2d(dim, kernel_size=7)
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
         self.grn = GRN(4 * dim) if grn else None
@@ -115,7 +116,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Add DropPath(γ · mlp(norm(dwconv(x)))) to x."""
         branch: Tensor = self.norm(self.dwconv(x).permute(0, 2, 3, 1))  # N, H, W, C
-        branch = F.gelu(self.pwconv1(branch))  # N, H, W, 4C
+        branch = self.pwconv1(branch)  # N, H, W, 4C
+        reuse = self._may_reuse_memory()
+        branch = torch.ops.aten.gelu_(branch) if reuse else F.gelu(branch)
         if self.grn is not None:
             branch = self.grn(branch)
         branch = self.pwconv2(branch)
@@ -126,9 +129,20 @@ class Block(nn.Module):
             branch = self.drop_path(branch.permute(0, 3, 1, 2))
             return x + branch
         branch = self.drop_path(branch).permute(0, 3, 1, 2)
+        out = branch if reuse else None
         if self.gamma is None:
-            return x + branch
-        return torch.addcmul(x, branch, self.gamma.to(branch.dtype)[:, None, None])
+            return torch.add(x, branch, out=out)
+        return torch.addcmul(x, branch, self.gamma.to(branch.dtype)[:, None, None], out=out)
+
+    def _may_reuse_memory(self) -> bool:
+        """Whether the linear layers' outputs are ours alone, to be overwritten.
+
+        On a CPU a new large tensor costs as much as the pass over it. Not with gradients, not
+        where a hook may hold the output, and not under a compiler, which plans memory itself.
+        """
+        hooked = self.pwconv1._forward_hooks or self.pwconv2._forward_hooks
+        free = not (torch.is_grad_enabled() or torch.is_autocast_enabled() or hooked)
+        return free and not (torch.compiler.is_compiling() or use_reference())
 
 
 class Downsample(nn.Module):
