@@ -1,7 +1,9 @@
 """Running a function over a stream of work in loader processes, in order."""
 
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -98,7 +100,19 @@ def _as_is(result: R) -> R:
 
 
 def _start(_: int) -> None:
-    # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The main process finishes its
-    # step and then ends the loaders; should it die, they notice and stop by themselves.
+    """Let only the main process end this loader process.
+
+    Ctrl-C and a scheduler's SIGTERM reach the whole process group; a loader that died of them would
+    break the last step, after which the main process saves. An orphan stops by itself.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a loader process has a parent"
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+        pass
+    os._exit(0)
