@@ -5,14 +5,17 @@ As a script it runs the scenarios of a JSON file one after another, which is how
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from convnext.train.config import OptimConfig, TrainConfig
 from convnext.train.engine import Engine
@@ -104,6 +107,19 @@ def slow_accuracy(module):
     return accuracy(module)
 
 
+def starve(task):
+    """Make a forward pass take 64 MiB per image in an address space with room for 600 MiB."""
+    logits = task.logits
+
+    def hungry_logits(image):
+        keep = torch.zeros(len(image), 2**24, requires_grad=True)
+        return logits(image) + keep.sum() * keep[0, 0].detach()
+
+    task.logits = hungry_logits
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + 600 * 2**20, resource.RLIM_INFINITY))
+
+
 class KillAt(Hook):
     """Ends its own process by a real signal after a step."""
 
@@ -126,7 +142,8 @@ EVALUATIONS = {"accuracy": accuracy, "slow": slow_accuracy, "none": None}
 def build(scenario, world=None):
     """An engine from plain values: run_dir, optim, train, noise, kill_at, evaluate ..."""
     optim = OptimConfig(
-        **{"lr": 1e-2, "batch_size": 16, "epochs": 6, "warmup_epochs": 1} | scenario.get("optim", {})
+        **{"lr": 1e-2, "batch_size": 16, "epochs": 6, "warmup_epochs": 1}
+        | scenario.get("optim", {})
     )
     config = TrainConfig(
         **{"ema_decay": 0.9, "log_every_steps": 4, "device": "cpu"} | scenario.get("train", {})
@@ -164,7 +181,10 @@ def run(scenario):
         os.dup2(log, 2)
     world = setup("cpu")
     try:
-        build(scenario, world).fit()
+        engine = build(scenario, world)
+        if scenario.get("hungry"):
+            starve(engine.state.task)
+        engine.fit()
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(2)
@@ -176,7 +196,11 @@ def main():
     torch.set_num_threads(1)
     world = setup("cpu")
     for scenario in json.loads(Path(sys.argv[1]).read_text()):
-        build(scenario, world).fit()
+        engine = build(scenario, world)
+        sharded = scenario["train"].get("parallel") == "fsdp"
+        assert sharded == all(isinstance(p, DTensor) for p in engine.state.task.parameters())
+        with suppress(SystemExit):  # stopped by its own signal
+            engine.fit()
     cleanup(world)
 
 

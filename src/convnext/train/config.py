@@ -56,6 +56,14 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _require(self.optimizer in ("adamw", "sgd"), f"optimizer={self.optimizer!r}: adamw or sgd")
+        _require(
+            self.schedule in ("per_step", "per_epoch_fraction"),
+            f"schedule={self.schedule!r}: per_step or per_epoch_fraction",
+        )
+        _require(
+            self.layer_decay_rule in ("single", "group"),
+            f"layer_decay_rule={self.layer_decay_rule!r}: single or group",
+        )
         _require(self.lr > 0, f"lr={self.lr}: must be above 0")
         _require(
             0 <= self.min_lr <= self.lr, f"min_lr={self.min_lr}: must be from 0 to lr={self.lr}"
@@ -86,7 +94,7 @@ class TrainConfig:
         seed: together with step, rank, epoch and sample index it decides every random choice.
         device: "auto" (a CUDA device if there is one), "cpu" or "cuda".
         precision: "auto", "fp32", "bf16" or "fp16"; the last two are autocast over fp32 weights.
-        compile: compile the network with `torch.compile`.
+        compile: compile the network with `torch.compile`; on a CPU this needs a C++ compiler.
         channels_last: keep images and convolution weights in NHWC order.
         deterministic: on CUDA choose only reproducible kernels, which makes a resumed run
             bit-identical there too; False lets cuDNN choose by timing.

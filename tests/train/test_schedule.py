@@ -1,0 +1,66 @@
+"""Learning-rate and weight-decay arrays against the formulas of the papers' code."""
+
+import math
+
+import numpy as np
+import pytest
+
+from convnext.train.config import OptimConfig, TrainConfig
+from convnext.train.schedule import lr_schedule, weight_decay_schedule
+
+
+@pytest.mark.parametrize(("epochs", "warmup", "steps"), [(300, 20, 312), (30, 0, 25), (4, 1, 1)])
+def test_per_step_is_bit_equal_to_linspace_and_cosine(epochs, warmup, steps):
+    optim = OptimConfig(lr=4e-3, min_lr=1e-6, epochs=epochs, warmup_epochs=warmup)
+    array = lr_schedule(optim, steps)
+    num_warmup, total = warmup * steps, epochs * steps
+    n = total - num_warmup
+    cosine = [1e-6 + 0.5 * (4e-3 - 1e-6) * (1 + math.cos(math.pi * i / n)) for i in range(n)]
+    assert array.dtype == np.float64
+    assert np.array_equal(array, np.concatenate((np.linspace(0, 4e-3, num_warmup), cosine)))
+    assert array[num_warmup] == 4e-3
+    assert array[-1] > 1e-6
+    if num_warmup > 1:
+        assert array[0] == 0
+        assert array[num_warmup - 1] == 4e-3
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(100, 20), (600, 0), (10, 10), (9, 2.5)])
+def test_per_epoch_fraction_is_the_continuous_rule(epochs, warmup):
+    optim = OptimConfig(
+        schedule="per_epoch_fraction", lr=2.5e-3, min_lr=1e-6, epochs=epochs, warmup_epochs=warmup
+    )
+    array = lr_schedule(optim, 7)
+    e = np.arange(epochs * 7) / 7
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rise = 2.5e-3 * e / warmup
+        fall = 1e-6 + (2.5e-3 - 1e-6) / 2 * (1 + np.cos(math.pi * (e - warmup) / (epochs - warmup)))
+    np.testing.assert_allclose(array, np.where(e < warmup, rise, fall), rtol=1e-12)
+
+
+def test_weight_decay_is_constant_or_a_cosine_without_warmup():
+    assert set(weight_decay_schedule(OptimConfig(epochs=20), 3)) == {0.05}
+    array = weight_decay_schedule(OptimConfig(epochs=20, weight_decay_end=0.5), 3)
+    i = np.arange(60)
+    np.testing.assert_allclose(array, 0.5 - 0.225 * (1 + np.cos(np.pi * i / 60)), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("cls", "field", "value", "remedy"),
+    [
+        (OptimConfig, "lr", 0.0, "above 0"),
+        (OptimConfig, "warmup_epochs", 301, "epochs=300"),
+        (OptimConfig, "optimizer", "adam", "adamw or sgd"),
+        (OptimConfig, "layer_decay", 1.5, "at most 1"),
+        (OptimConfig, "clip_grad", 0.0, "leave it out"),
+        (OptimConfig, "batch_size", 0, "at least 1"),
+        (OptimConfig, "schedule", "cosine", "per_step"),
+        (TrainConfig, "ema_decay", 1.0, "below 1"),
+        (TrainConfig, "precision", "int8", "bf16"),
+        (TrainConfig, "micro_batch", 0, "at least 1"),
+        (TrainConfig, "keep_checkpoints", 0, "at least 1"),
+    ],
+)
+def test_values_out_of_range_are_named_with_their_limit(cls, field, value, remedy):
+    with pytest.raises(ValueError, match=rf"{field}={value!r}.*{remedy}"):
+        cls(**{field: value})
