@@ -13,6 +13,7 @@ from convnext.cli.parse import parse
 from convnext.recipes import find_recipe
 from convnext.recipes.recipe import Recipe
 from convnext.run.folder import RunFolder
+from convnext.train.config import OptimConfig
 
 __all__ = ["train"]
 
@@ -34,7 +35,9 @@ SHORTHANDS = {
 def train(arguments: list[str]) -> int:
     """Train, or go on with a run that stopped."""
     arguments = _long_form(arguments)
-    first, base = _train_arguments(arguments, Recipe(name="auto"))
+    # What the user gives is read twice: to choose a recipe, and then on top of that recipe.
+    any_length = OptimConfig(warmup_epochs=0.0, min_lr=0.0)
+    first, base = _train_arguments(arguments, Recipe(name="auto", optim=any_length))
     out = Path(first.out) if first.out else _default_out(first.recipe, base.data.path)
     reasons: Sequence[str] = ()
     if first.recipe:

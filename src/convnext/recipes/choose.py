@@ -9,6 +9,7 @@ depends on scale; each says in plain words what it did.
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from convnext.data.config import DataConfig
 from convnext.data.summary import DataSummary
@@ -46,6 +47,7 @@ def choose(
     device: str = "cpu",
     pretrained: str = "",
     model: str = "",
+    model_args: dict[str, Any] | None = None,
     image_size: int | None = None,
     batch_size: int | None = None,
     epochs: int | None = None,
@@ -57,7 +59,8 @@ def choose(
         data: Where the data is; only what depends on its scale is replaced.
         device: "cpu", or an accelerator's type, for which larger networks are chosen.
         pretrained: Weights to start from: "true", a tag, a path or a URL; "" = from scratch.
-        model: Name of the network, when the user has chosen one; likewise the next three.
+        model: Name of the network, when the user or the weights decide it; likewise the next ones.
+        model_args: Further fields of its configuration.
         image_size: Side of the images in pixels.
         batch_size: Images a step.
         epochs: Passes over the data.
@@ -72,7 +75,7 @@ def choose(
         f"{summary.median_width}x{summary.median_height} px (median)"
         + (", grey" if summary.grey else "")
     )
-    task, size = _network(plan, model, image_size)
+    task, size = _network(plan, model, model_args, image_size)
     data = replace(data, image_size=size, in_chans=_channels(plan))
     if n >= IMAGENET_SCALE and not pretrained:
         return _imagenet(plan, task, data)
@@ -95,14 +98,16 @@ def choose(
     return recipe, plan.reasons
 
 
-def _network(plan: _Plan, model: str, image_size: int | None) -> tuple[ClassifyConfig, int]:
+def _network(
+    plan: _Plan, model: str, model_args: dict[str, Any] | None, image_size: int | None
+) -> tuple[ClassifyConfig, int]:
     """The network, its stem and the image size."""
     n, side = plan.summary.num_train, min(plan.summary.median_width, plan.summary.median_height)
     size, stride = _resolution(image_size or side, plan.cpu)
     size = image_size or size
-    args: dict[str, object] = {}
+    args: dict[str, Any] = model_args or {}
     if model:
-        plan.say(f"network {model}, as you asked")
+        plan.say(f"network {model}, as you or the weights say")
     elif plan.pretrained:
         model = "convnextv2_atto" if plan.cpu else "convnext_tiny"
         plan.say(f"network {model}: the size with published weights that fits this device")
@@ -113,9 +118,14 @@ def _network(plan: _Plan, model: str, image_size: int | None) -> tuple[ClassifyC
         model = _by_images(n)
         plan.say(f"network {model}: larger ones overfit on {n:,} images")
     if plan.pretrained:
-        stride, size = 4, max(size, 128)
-        plan.say(f"pretrained weights ({plan.pretrained}): stem stride 4, images of {size} px")
-        return ClassifyConfig(model=model, pretrained=plan.pretrained, head_init_scale=0.001), size
+        size = image_size or max(size, 128)
+        plan.say(f"pretrained weights ({plan.pretrained}), images of {size} px")
+        return ClassifyConfig(
+            model=model,
+            pretrained=plan.pretrained,
+            head_init_scale=0.001,
+            model_args=model_args or {},
+        ), size
     plan.say(
         "from scratch; pretrained weights would help much on so few images: add --pretrained"
         if n < 100_000
@@ -125,7 +135,7 @@ def _network(plan: _Plan, model: str, image_size: int | None) -> tuple[ClassifyC
     if config.isotropic:
         return ClassifyConfig(model=model), max(size, 64)
     small = stride != 4
-    why = f", because the images are about {side} px" if small else ""
+    why = f": at stride 4 too little would be left of {size} px" if small else ""
     plan.say(f"images of {size} px, stem stride {stride}{why}")
     scale = None
     if 0 < config.layer_scale_init_value < 0.1 and n < IMAGENET_SCALE:

@@ -7,12 +7,15 @@ from pathlib import Path
 from convnext.data import open_splits
 from convnext.evaluate.result import ClassificationResult
 from convnext.recipes.demo import DEMO
+from convnext.run.folder import say_line
 from convnext.run.training import train
 
 __all__ = ["demo"]
 
 
-def demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = print) -> ClassificationResult:
+def demo(
+    out: Path, *, seed: int = 0, say: Callable[[str], None] = say_line
+) -> ClassificationResult:
     """Train on the solar cells of elpv-dataset and score the test part once.
 
     Args:

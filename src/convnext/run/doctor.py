@@ -5,13 +5,13 @@ from pathlib import Path
 
 from convnext.data import DataConfig
 from convnext.data.doctor import scan
-from convnext.run.folder import write_text
+from convnext.run.folder import say_line, write_text
 
 __all__ = ["doctor"]
 
 
 def doctor(
-    data: str, *, workers: int = -1, json: Path | None = None, say: Callable[[str], None] = print
+    data: str, *, workers: int = -1, json: Path | None = None, say: Callable[[str], None] = say_line
 ) -> bool:
     """Read every image, say what is wrong with the data, and whether it can be trained on.
 

@@ -24,7 +24,7 @@ from convnext.report.data import ReportData
 from convnext.report.html import write_report
 from convnext.run.conclusion import COST_BATCH, summary_line
 from convnext.run.examples import examples
-from convnext.run.folder import command_line, versions, write_text
+from convnext.run.folder import command_line, say_line, versions, write_text
 from convnext.run.loading import Loaded, data_config, load_network, pick_device
 from convnext.run.scoring import score
 
@@ -43,7 +43,7 @@ def evaluate(
     batch_size: int = 64,
     workers: int = -1,
     device: str = "auto",
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = say_line,
 ) -> ClassificationResult:
     """Score what `target` names, print a table, and write `evaluation.json` and `report.html`.
 

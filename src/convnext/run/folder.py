@@ -16,7 +16,7 @@ from typing import Any
 from convnext.recipes.recipe import Recipe, differences, to_dict
 from convnext.train.recipe_check import HARMLESS
 
-__all__ = ["RunFolder", "command_line", "versions", "write_text"]
+__all__ = ["RunFolder", "command_line", "say_line", "versions", "write_text"]
 
 # What a recipe says about itself, and where the images lie now.
 FREE = ("name", "source", "expected_top1", "cost", "notes", "data.path")
@@ -150,6 +150,11 @@ def write_text(path: Path, text: str) -> None:
             raise
     temporary.chmod(0o644)
     temporary.replace(path)
+
+
+def say_line(text: str) -> None:
+    """Print a line at once, also into a pipe, so that it stands where it belongs."""
+    print(text, flush=True)
 
 
 def versions(

@@ -15,6 +15,7 @@ from torch import Tensor
 from convnext.data import FileBatches, eval_transform, iter_files, num_workers
 from convnext.data.files import Unreadable
 from convnext.evaluate.cam import grad_cam, overlay, seen_image
+from convnext.run.folder import say_line
 from convnext.run.loading import Loaded, data_config, load_network, pick_device
 from convnext.run.scoring import progress
 
@@ -63,7 +64,7 @@ def predict(
     batch_size: int = 64,
     workers: int = -1,
     device: str = "auto",
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = say_line,
 ) -> Predicted:
     """Classify images; unreadable files are named at the end and the others done.
 

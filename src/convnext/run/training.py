@@ -10,10 +10,11 @@ from torch import nn
 from convnext.data import Splits, check_images, open_splits, summarise
 from convnext.evaluate.result import ClassificationResult
 from convnext.models.convnext import ConvNeXt
+from convnext.models.registry import is_model, model_config
 from convnext.recipes.choose import choose
 from convnext.recipes.recipe import Recipe, to_dict
 from convnext.run.conclusion import conclude
-from convnext.run.folder import RunFolder
+from convnext.run.folder import RunFolder, say_line
 from convnext.run.job import Job
 from convnext.run.loading import pick_device
 from convnext.tasks.classify import ClassifyTask
@@ -22,6 +23,8 @@ from convnext.train.hooks import default_hooks
 from convnext.train.parallel import World, cleanup, setup
 from convnext.train.protocols import Batches
 from convnext.train.randomness import seed_all
+from convnext.weights.architecture import stored_fields
+from convnext.weights.checkpoint import read_checkpoint
 from convnext.weights.create import load_pretrained
 
 __all__ = ["choose_recipe", "train"]
@@ -45,20 +48,45 @@ def choose_recipe(
         epochs: Passes over the data.
     """
     summary = summarise(open_splits(base.data), base.data)
+    start = base.task.pretrained
+    model_args: dict[str, Any] = {}
+    if start and not model:
+        model, model_args = _network_of(start)
     return choose(
         summary,
         data=base.data,
         device=pick_device(base.train.device).type,
-        pretrained=base.task.pretrained,
+        pretrained=start,
         model=model,
+        model_args=model_args,
         image_size=image_size,
         batch_size=batch_size,
         epochs=epochs,
     )
 
 
+def _network_of(weights: str) -> tuple[str, dict[str, Any]]:
+    """The network that weights are for, as far as they say: its name, and fields that differ."""
+    name = weights.partition(".")[0]
+    if is_model(name) and not Path(weights).exists():
+        return name, {}
+    if not Path(weights).expanduser().exists():
+        return "", {}
+    found = read_checkpoint(weights)
+    name = found.name or ("convnextv2_tiny" if found.config.grn else "convnext_tiny")
+    usual, config = model_config(name), found.config
+    args: dict[str, Any] = {}
+    if found.name is None:
+        args = {"depths": list(config.depths), "dims": list(config.dims)}
+    if config.stem_stride != usual.stem_stride:
+        args["stem_stride"] = config.stem_stride
+    if bool(config.layer_scale_init_value) != bool(usual.layer_scale_init_value):
+        args["layer_scale_init_value"] = config.layer_scale_init_value
+    return name, args
+
+
 def train(
-    recipe: Recipe, out: Path, *, reasons: Sequence[str] = (), say: Callable[[str], None] = print
+    recipe: Recipe, out: Path, *, reasons: Sequence[str] = (), say: Callable[[str], None] = say_line
 ) -> dict[str, ClassificationResult]:
     """Train, evaluate, and write weights and report; goes on where an earlier process stopped.
 
@@ -148,6 +176,8 @@ def build_task(
 def _pretrained(recipe: Recipe, classes: Sequence[str], say: Callable[[str], None]) -> ConvNeXt:
     """The pretrained network; its head is kept only if it is for these very classes."""
     config = recipe.task
+    # The recipe decides every field: a resumed run builds the network without the weights.
+    fields = stored_fields(replace(model_config(config.model), **config.network_args()))
     source: str | bool = True if config.pretrained == "true" else config.pretrained
     model, info = load_pretrained(
         source,
@@ -155,7 +185,7 @@ def _pretrained(recipe: Recipe, classes: Sequence[str], say: Callable[[str], Non
         num_classes=len(classes),
         in_chans=recipe.data.in_chans,
         drop_path_rate=config.drop_path_rate,
-        **config.network_args(),
+        **fields,
     )
     network = cast(ConvNeXt, model)
     say(f"weights {info.source}: {info.report}")
