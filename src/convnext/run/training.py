@@ -177,7 +177,9 @@ def _pretrained(recipe: Recipe, classes: Sequence[str], say: Callable[[str], Non
     """The pretrained network; its head is kept only if it is for these very classes."""
     config = recipe.task
     # The recipe decides every field: a resumed run builds the network without the weights.
-    fields = stored_fields(replace(model_config(config.model), **config.network_args()))
+    fields: dict[str, Any] = stored_fields(
+        replace(model_config(config.model), **config.network_args())
+    )
     source: str | bool = True if config.pretrained == "true" else config.pretrained
     model, info = load_pretrained(
         source,
