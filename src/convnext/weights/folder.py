@@ -6,6 +6,7 @@ cannot build (isotropic, another stem stride, another number of stages) are stor
 names, and the architecture gets a name that timm refuses instead of loading it wrongly.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,6 @@ from torch import Tensor
 
 import convnext
 from convnext.models.convnext import ConvNeXtConfig
-from convnext.models.registry import model_config
 from convnext.weights.architecture import model_name, stored_fields
 from convnext.weights.atomic import safetensors_writer, text_writer, write_atomically
 from convnext.weights.checkpoint import SECTION, Card
@@ -37,19 +37,23 @@ def timm_architecture(config: ConvNeXtConfig) -> tuple[str, dict[str, Any]]:
 
     ``num_classes`` is never among the arguments: transformers would get it twice.
     """
-    family = "convnextv2" if config.grn else "convnext"
-    name = model_name(config)
+    if not loads_elsewhere(config):
+        return f"{model_name(config) or 'network'}_only_in_convnext", {}
+    # transformers drops arguments that are None, so layer scale can only be absent by starting
+    # from a V2 network, which has none.
+    scaled = config.layer_scale_init_value > 0
+    base = config if scaled else dataclasses.replace(config, grn=True)
+    name = model_name(base)
     args: dict[str, Any] = {}
     if name is None:
-        name = f"{family}_tiny"
+        name = "convnextv2_tiny" if base.grn else "convnext_tiny"
         args = {"depths": list(config.depths), "dims": list(config.dims)}
-    known: ConvNeXtConfig = model_config(name)
-    if (config.layer_scale_init_value > 0) != (known.layer_scale_init_value > 0):
-        args["ls_init_value"] = config.layer_scale_init_value or None
+    if base.grn and not config.grn:
+        args["use_grn"] = False
+    if config.grn and scaled:
+        args["ls_init_value"] = config.layer_scale_init_value
     if config.in_chans != 3:
         args["in_chans"] = config.in_chans
-    if not loads_elsewhere(config):
-        name += f"_stem{config.stem_stride}" if len(config.depths) == 4 else "_only_in_convnext"
     return name, args
 
 

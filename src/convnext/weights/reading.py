@@ -8,6 +8,7 @@ container is refused.
 import argparse
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _MAX_INFLATION = 100  # a zip that grows more than this is made to fill the memory
 _HEADER_LIMIT = 100_000_000  # as in the safetensors format
-_GLOBAL = re.compile(r"GLOBAL (\S+)|(?:reduce|global|class|type) [`'\"]?([\w.]+\.[\w.]+)")
+_GLOBAL = re.compile(r"GLOBAL (\S+)")
 
 
 def read_file(path: Path) -> tuple[object, dict[str, str]]:
@@ -43,12 +44,13 @@ def read_file(path: Path) -> tuple[object, dict[str, str]]:
         raise PermissionError(f"{path}: no permission to read it") from error
     if not start:
         raise ValueError(f"{path} is empty (0 bytes); download or copy it again")
+    # First, because the length at the start of a safetensors file may look like a pickle.
+    if _looks_like_safetensors(start):
+        return _read_safetensors(path)
     if start.startswith((_ZIP, _PICKLE)):
         content = _read_torch(path, start)
         _refuse_absurd_tensors(path, content)
         return content, {}
-    if _looks_like_safetensors(start):
-        return _read_safetensors(path)
     raise ValueError(f"{path} is not a checkpoint: {_what_is_it(start)}")
 
 
@@ -88,7 +90,8 @@ def _read_torch(path: Path, start: bytes) -> object:
     try:
         # Namespace is the one class that training scripts of the published code put into their
         # checkpoints; it only holds values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")  # about pickle versions; what matters raises
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
@@ -99,16 +102,15 @@ def _read_torch(path: Path, start: bytes) -> object:
 def _why_not_loaded(message: str) -> str:
     if "TorchScript" in message:
         return "it is a TorchScript program, not a checkpoint; save its state_dict() instead"
-    # The restricted unpickler refuses what is not a tensor, a number or a container.
-    if any(
-        word in message for word in ("Unsupported", "not an allowed", "not allowed", "Blocklist")
-    ):
-        found = _GLOBAL.search(message)
-        what = f" ({found[1] or found[2]})" if found else ""
+    found = _GLOBAL.search(message)
+    if found or "unrecognized function" in message or "Can only" in message:
+        what = f" ({found[1]})" if found else ""
         return (
             f"refused, because the pickle holds more than tensors{what} and could run code. If you "
             "trust it, load it where it was made and save only its state_dict()"
         )
+    if "Unsupported operand" in message:
+        return "it is damaged, or a pickle that is no PyTorch checkpoint"
     return "the file is damaged or truncated; download or copy it again"
 
 
@@ -131,7 +133,8 @@ def _refuse_zip_bomb(path: Path) -> None:
 def _refuse_absurd_tensors(path: Path, content: object) -> None:
     """A tensor of few bytes can claim any size by strides of 0; copying it would fill memory."""
     for name, tensor in _tensors("", content):
-        stored = tensor.untyped_storage().nbytes() if tensor.layout == torch.strided else -1
+        real = tensor.layout == torch.strided and not tensor.is_meta
+        stored = tensor.untyped_storage().nbytes() if real else -1
         if tensor.numel() * tensor.element_size() > stored:
             raise ValueError(
                 f"{path}: tensor {name} claims shape {tuple(tensor.shape)}, more than the "

@@ -85,6 +85,8 @@ def from_convnext(state: Mapping[str, Tensor], layout: str) -> StateDict:
                 f"the layout {layout} has no isotropic network; use 'official' or 'convnext'"
             )
         return OFFICIAL_ISOTROPIC.write(state)
+    if config.grn and layout == "torchvision":
+        raise ValueError("the layout torchvision has no ConvNeXt V2; use 'timm' or 'official'")
     if config.stem_stride == 1 and layout != "official":
         raise ValueError(
             f"the layout {layout} has only 4x4 stems of stride 4, this network has stem_stride "
