@@ -46,8 +46,7 @@ class FillDisk(Hook):
 
 def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint(toy, small_disk):
     scenario = STEPS | {"run_dir": str(small_disk)}
-    engine = toy.build(scenario)
-    engine._hooks = [FillDisk(small_disk, 5)]
+    engine = toy.build(scenario, hooks=[FillDisk(small_disk, 5)])
     with pytest.raises(OSError, match=r"step_00000006.pt: no space left; .*step_00000004.pt"):
         engine.fit()
     names = sorted(path.name for path in (small_disk / "checkpoints").iterdir())
@@ -170,8 +169,7 @@ def test_spoilt_weights_with_a_finite_loss_are_not_saved(toy, tmp_path):
             if step == 4:
                 engine.state.task.head.weight.data[0, 0] = float("inf")
 
-    engine = toy.build(STEPS | {"run_dir": str(tmp_path)})
-    engine._hooks = [Spoil()]
+    engine = toy.build(STEPS | {"run_dir": str(tmp_path)}, hooks=[Spoil()])
     with pytest.raises(NonFiniteError, match=r"weights are not finite after step 4.*00000002.pt"):
         engine.fit()
     assert len(checkpoint.paths(tmp_path / "checkpoints")) == 1

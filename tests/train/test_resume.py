@@ -132,11 +132,15 @@ def test_the_last_checkpoints_and_the_best_are_kept(uninterrupted):
 
 
 def test_another_recipe_is_refused_by_name_but_harmless_fields_may_change(toy, run, tmp_path):
-    scenario = {"run_dir": str(tmp_path), "evaluate": "none", "recipe": {"data": {"workers": 0}}}
+    scenario = {
+        "run_dir": str(tmp_path),
+        "evaluate": "none",
+        "recipe": {"data": {"workers": 0, "path": "a"}},
+    }
     assert run(scenario | {"kill_at": 4, "signal": signal.SIGTERM}) == 143
     with pytest.raises(ValueError, match=r"optim.lr was 0.01, is 0.02.* another run folder"):
         toy.build(scenario | {"optim": {"lr": 0.02}}).fit()
     with pytest.raises(ValueError, match=r"data_size.batch_size was 16, is 8"):
         toy.build(scenario | {"optim": {"batch_size": 8}}).fit()
-    harmless = {"recipe": {"data": {"workers": 2}}, "train": {"log_every_steps": 2}}
+    harmless = {"recipe": {"data": {"workers": 2, "path": "b"}}, "train": {"log_every_steps": 2}}
     assert toy.build(scenario | harmless).fit().step == 18

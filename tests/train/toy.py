@@ -139,7 +139,7 @@ class Slow(Hook):
 EVALUATIONS = {"accuracy": accuracy, "slow": slow_accuracy, "none": None}
 
 
-def build(scenario, world=None):
+def build(scenario, world=None, hooks=()):
     """An engine from plain values: run_dir, optim, train, noise, kill_at, evaluate ..."""
     optim = OptimConfig(
         **{"lr": 1e-2, "batch_size": 16, "epochs": 6, "warmup_epochs": 1}
@@ -153,7 +153,7 @@ def build(scenario, world=None):
         optim.batch_size, config.micro_batch, size, rank, nan_at=scenario.get("nan_at")
     )
     run_dir = Path(scenario["run_dir"])
-    hooks = [JsonlLog(run_dir / "metrics.jsonl")]
+    hooks = [JsonlLog(run_dir / "metrics.jsonl"), *hooks]
     hooks += [ProgressBar()] if scenario.get("progress") else []
     hooks += [Slow()] if scenario.get("slow") else []
     if "kill_at" in scenario:

@@ -159,7 +159,8 @@ class Engine:
         if path is None:
             return
         saved = found[1] if found else checkpoint.load(path)
-        refuse_other_recipe(saved["recipe"], self._recipe)
+        for change in refuse_other_recipe(saved["recipe"], self._recipe):
+            self._say(f"since the run began: {change}")
         if saved["precision"] != self._train_step.precision:
             self._say(f"the run began in {saved['precision']}, {self._train_step.precision} now")
         self.state.load_state_dict(saved)

@@ -23,8 +23,14 @@ def mix(*parts: int) -> int:
 
 
 def seed_all(*parts: int) -> None:
-    """Seed the global generators of Python, NumPy and torch (all devices) from `parts`."""
+    """Seed the global generators of Python, NumPy and torch from `parts`.
+
+    Those of CUDA devices too, once CUDA is in use.
+    """
     value = mix(*parts)
     random.seed(value)
     np.random.seed(value & 0xFFFFFFFF)
-    torch.manual_seed(value)
+    # not torch.manual_seed: while CUDA sleeps it queues every call, with its stack, for later
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(value)

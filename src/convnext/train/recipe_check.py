@@ -6,6 +6,7 @@ from typing import Any
 
 HARMLESS = frozenset(
     {
+        "path",
         "workers",
         "device",
         "compile",
@@ -19,7 +20,10 @@ HARMLESS = frozenset(
         "log_every_steps",
     }
 )
-"""Fields (by their last name) that change neither the data order nor the mathematics of a step."""
+"""Fields (by their last name) that change neither the data order nor the mathematics of a step.
+
+The path of the data is one, since jobs copy data to scratch folders; its size is compared.
+"""
 
 
 def plain(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -28,23 +32,28 @@ def plain(recipe: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def refuse_other_recipe(saved: dict[str, Any], now: dict[str, Any]) -> None:
+def refuse_other_recipe(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Compare two recipes in `plain` form.
+
+    Returns:
+        The harmless changes, one sentence each.
 
     Raises:
         ValueError: naming each field that differs and is not harmless.
     """
     before, after = dict(_flat(saved)), dict(_flat(now))
-    changes = [
-        f"{name} was {before.get(name, 'absent')}, is {after.get(name, 'absent')}"
+    changes = {
+        name: f"{name} was {before.get(name, 'absent')}, is {after.get(name, 'absent')}"
         for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name) and name.rsplit(".", 1)[-1] not in HARMLESS
-    ]
+        if before.get(name) != after.get(name)
+    }
+    harmless = [changes.pop(name) for name in list(changes) if name.split(".")[-1] in HARMLESS]
     if changes:
         raise ValueError(
-            f"this run was started with another recipe ({'; '.join(changes)}): "
+            f"this run was started with another recipe ({'; '.join(changes.values())}): "
             "take the same values to resume it, or another run folder to start anew"
         )
+    return harmless
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,6 @@
 """One optimiser step: placing the task, forward, backward, clipping, update, average."""
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import cast
@@ -64,6 +65,7 @@ class TrainStep:
         config, world = self._config, self._world
         sharded = world.size > 1 and config.parallel == "fsdp"
         if world.device.type == "cuda":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may vary
             torch.backends.cudnn.benchmark = not config.deterministic
             torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
         task.to(world.device)
@@ -158,17 +160,18 @@ class TrainStep:
         """Which micro-batch would fit; tried out unless every process must take part."""
         step, size, world = self.state.step, self._batches.micro_batch, self._world
         problem = f"out of memory on {world.device} at step {step + 1} with {size} images at a time"
-        fits: int | None = size // 2 or None
-        if world.size == 1 or self._config.parallel == "ddp":
-            batch = next(self._batches.iterate(step))
+        if world.size > 1 and self._config.parallel == "fsdp":
+            fits, verdict = size // 2 or None, "half of them may fit"
+        else:
             fits = micro_batch_that_fits(
                 lambda part: self._forward_backward(self.state.task, part),
-                batch,
+                next(self._batches.iterate(step)),
                 self.state.optimizer,
             )
+            verdict = f"{fits} fit"
         if fits is None:
             return f"{problem}, and one image does not fit either: take a smaller network or image"
         return (
-            f"{problem}; {fits} fit: set micro_batch={fits} (--train.micro-batch {fits}), "
+            f"{problem}; {verdict}: set micro_batch={fits} (--train.micro-batch {fits}), "
             f"the effective batch of {self._batches.batch_size} is kept by accumulation"
         )
