@@ -118,7 +118,7 @@ def test_networks_that_others_cannot_build_load_here_and_are_refused_there(name,
         assert info.labels == tuple(LABELS)
         with torch.no_grad():
             assert torch.equal(ours.eval()(x), model(x))
-    with pytest.raises(RuntimeError, match="Unknown model .*only_in_convnext"):
+    with pytest.raises(RuntimeError, match=r"Unknown model .*only_in_convnext"):
         timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     with pytest.raises(ImportError, match="only_in_convnext"):  # how transformers says it
         AutoModelForImageClassification.from_pretrained(tmp_path)

@@ -1,6 +1,7 @@
 """create_model and load_pretrained: sources, adaptation, and what does not fit."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -288,6 +289,7 @@ def test_stems_of_another_kind_are_refused(tmp_path):
     ("given", "error", "message"),
     [
         ("in21k", ValueError, r"convnext_tiny has no weights 'in21k'.* Available: in1k"),
+        (Path("no/such/folder"), FileNotFoundError, r"no/such/folder: no such file or folder"),
         ("no/such/file.pth", FileNotFoundError, r"no/such/file\.pth: no such file or folder"),
         ("gone.safetensors", FileNotFoundError, r"gone\.safetensors: no such file.*weights list"),
     ],

@@ -199,16 +199,22 @@ WRAPPED = {
     ),
     "own_run": (
         lambda s: {
-            "network": {k: v + 1 for k, v in s.items()},
-            "ema": s,
-            "optimizer": {"exp_avg": [torch.zeros(2)]},
+            "format": 1,
             "step": 10,
-            "rng": torch.zeros(4, dtype=torch.uint8),
+            "best": None,
+            "losses": {"sum": torch.zeros(1)},
+            "task": wrap_prefix({k: v + 1 for k, v in s.items()}, "network."),
+            "ema": wrap_prefix(s, "network."),
+            "optimizer": {"network.head.bias": {"exp_avg": torch.zeros(2)}},
+            "scaler": None,
         },
-        ("ema",),
+        ("ema", "network."),
     ),
-    "own_run_without_ema": (lambda s: {"network": s, "ema": {}, "step": 10}, ("network",)),
-    "own_task": (lambda s: {"network": wrap_prefix(s, "network.")}, ("network", "network.")),
+    "own_run_without_ema": (
+        lambda s: {"task": wrap_prefix(s, "network."), "ema": None, "step": 10},
+        ("task", "network."),
+    ),
+    "bare_network_and_ema": (lambda s: {"network": s, "ema": {}, "step": 1}, ("network",)),
     "ddp": (lambda s: wrap_prefix(s, "module."), ("module.",)),
     "compiled": (lambda s: wrap_prefix(s, "_orig_mod."), ("_orig_mod.",)),
     "ddp_of_compiled": (
@@ -267,3 +273,29 @@ def test_contents_without_a_state_dict(content, message, tmp_path):
 def test_unwrapping_names_what_lay_beside(state, tmp_path):
     found = unwrap({"model": state, "epoch": 1, "args": None}, tmp_path)
     assert found.extra == ("epoch", "args")
+
+
+def test_a_checkpoint_that_the_trainer_wrote(tmp_path):
+    """The real thing, so that the two rooms agree on the names."""
+    from convnext.tasks.classify import ClassifyConfig, ClassifyTask
+    from convnext.train import checkpoint
+    from convnext.train.ema import Ema
+    from convnext.train.losses import LossLog
+    from convnext.train.parallel import setup
+    from convnext.train.state import TrainState
+
+    shape = {k: v for k, v in TINY.items() if k != "num_classes"}
+    task = ClassifyTask(ClassifyConfig(model="convnext_tiny", model_args=shape), num_classes=3)
+    ema = Ema(task, 0.9)
+    with torch.no_grad():
+        for p in task.parameters():
+            p.add_(1.0)
+    optimizer = torch.optim.AdamW(task.parameters())
+    state = TrainState(task=task, optimizer=optimizer, losses=LossLog(setup("cpu"), 1), ema=ema)
+    path = checkpoint.save(tmp_path, 5, state.state_dict(), keep=1)
+    averaged, plain = read_checkpoint(path), read_checkpoint(path, ema=False)
+    assert averaged.wrappers == ("ema", "network.")
+    assert plain.wrappers == ("task", "network.")
+    name = "stages.0.blocks.0.pwconv1.weight"
+    assert torch.equal(averaged.state[name], ema.module.network.state_dict()[name])
+    assert torch.equal(plain.state[name], task.network.state_dict()[name])

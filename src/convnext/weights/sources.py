@@ -45,17 +45,16 @@ def resolve(given: str | Path | bool, model: str | None = None) -> Source:
     text = str(given)
     if text.startswith(("http://", "https://")):
         return Source(fetch(text), None, text)
+    if model is not None and text in tags(model):
+        return _published(find(model, text))  # a folder of that name can be given as ./NAME
     path = Path(text).expanduser()
     if path.exists():
         return Source(path, None, text)
-    if isinstance(given, str):
-        name, _, tag = text.partition(".")
-        if is_model(name) and tag and "/" not in text and model in (None, name):
-            return _published(find(name, tag))
-        if model is not None and text in tags(model):
-            return _published(find(model, text))
-        if model is not None and not path.suffix and "/" not in text:
-            find(model, text)  # raises, naming the tags that there are
+    name, _, tag = text.partition(".")
+    if is_model(name) and tag and "/" not in text and model in (None, name):
+        return _published(find(name, tag))
+    if model is not None and not path.suffix and "/" not in text:
+        find(model, text)  # raises, naming the tags that there are
     raise FileNotFoundError(
         f"{text}: no such file or folder"
         + ("" if "/" in text or path.suffix else ", and no MODEL.TAG of the catalogue")

@@ -10,7 +10,7 @@ from convnext.weights.layouts.layout import StateDict
 
 # In this order: averaged weights are what such runs report.
 EMA_KEYS = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")
-PLAIN_KEYS = ("network", "model", "state_dict", "model_state_dict", "module", "net")
+PLAIN_KEYS = ("task", "network", "model", "state_dict", "model_state_dict", "module", "net")
 PREFIXES = ("module.", "network.", "model.", "net.")
 
 
