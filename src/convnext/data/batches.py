@@ -10,6 +10,9 @@ from convnext.data.dataset import PADDING, Batch, ImageDataset, Key
 from convnext.data.loading import Loader
 from convnext.data.sampling import balanced_order, epoch_order
 
+# The images of an epoch in their order, and how often each was drawn before.
+Order = tuple[NDArray[np.int64], NDArray[np.int64]]
+
 
 class TrainBatches:
     """Micro-batches of the effective batches of a training run, for one of `world` processes.
@@ -80,29 +83,29 @@ class TrainBatches:
         """
         return iter(Loader(self._dataset.fetch, _Keys(self, start_step), workers=self._workers))
 
-    def keys(self, step: int, orders: dict[int, list[Key]] | None = None) -> list[list[Key]]:
+    def keys(self, step: int, orders: dict[int, Order] | None = None) -> list[list[Key]]:
         """This process's micro-batches of one step; `orders` keeps the current epoch's order."""
         orders = {} if orders is None else orders
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch not in orders:
             orders.clear()
             orders[epoch] = self._order(epoch)
-        batch = orders[epoch][place * self.batch_size : (place + 1) * self.batch_size]
-        starts = [
-            (micro * self._world + self._rank) * self.micro_batch for micro in range(self.accum)
-        ]
-        return [batch[start : start + self.micro_batch] for start in starts]
+        images, repeats = orders[epoch]
+        first = place * self.batch_size
+        micros = []
+        for micro in range(self.accum):
+            start = first + (micro * self._world + self._rank) * self.micro_batch
+            span = slice(start, start + self.micro_batch)
+            pairs = zip(images[span].tolist(), repeats[span].tolist(), strict=True)
+            micros.append([Key(epoch, image, repeat) for image, repeat in pairs])
+        return micros
 
-    def _order(self, epoch: int) -> list[Key]:
+    def _order(self, epoch: int) -> Order:
         source = self._dataset.source
-        repeats: NDArray[np.int64]
         if self._sampling == "balanced":
-            order, repeats = balanced_order(source.labels, self._seed, epoch)
-        else:
-            block = source.read_block
-            order = epoch_order(self.num_samples, self._seed, epoch, block=block)
-            repeats = np.zeros_like(order)
-        return [Key(epoch, i, k) for i, k in zip(order.tolist(), repeats.tolist(), strict=True)]
+            return balanced_order(source.labels, self._seed, epoch)
+        order = epoch_order(self.num_samples, self._seed, epoch, block=source.read_block)
+        return order, np.zeros_like(order)
 
 
 class _Keys:
@@ -113,7 +116,7 @@ class _Keys:
         self._start = start_step
 
     def __iter__(self) -> Iterator[list[Key]]:
-        orders: dict[int, list[Key]] = {}
+        orders: dict[int, Order] = {}
         step = self._start
         while True:
             yield from self._batches.keys(step, orders)

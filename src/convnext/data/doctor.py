@@ -189,22 +189,16 @@ def _alike(a: Record, b: Record) -> bool:
 
 def _balance(report: DoctorReport) -> list[Finding]:
     findings = []
-    counts = report.class_counts.get("train", ())
-    if counts and min(counts) > 0 and max(counts) / min(counts) >= _IMBALANCE:
-        most, least = counts.index(max(counts)), counts.index(min(counts))
-        findings.append(
-            Finding(
-                "imbalance",
-                f"class imbalance {max(counts) / min(counts):.0f} : 1 "
-                f"({report.classes[most]!r} {max(counts)} training images, "
-                f"{report.classes[least]!r} {min(counts)}); consider sampling = balanced",
-            )
+    counts = report.class_counts["train"]
+    filled = [(count, name) for count, name in zip(counts, report.classes, strict=False) if count]
+    (least, rare), (most, common) = min(filled), max(filled)
+    if most / least >= _IMBALANCE:
+        text = (
+            f"class imbalance {most / least:.0f} : 1 ({common!r} {most} training images, "
+            f"{rare!r} {least}); consider sampling = balanced"
         )
-    few = [
-        f"{name} ({count})"
-        for name, count in zip(report.classes, counts, strict=False)
-        if 0 < count < _FEW_IMAGES
-    ]
+        findings.append(Finding("imbalance", text))
+    few = [f"{name} ({count})" for count, name in filled if count < _FEW_IMAGES]
     if few:
         text = f"{{n}} classes have fewer than {_FEW_IMAGES} training images"
         findings.append(_finding("few_images", text, few))
