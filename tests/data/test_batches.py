@@ -222,7 +222,7 @@ import torch
 from convnext.data import *
 config = DataConfig(path=sys.argv[1], image_size=32, val_fraction=0.0)
 source = open_splits(config).train
-stream = TrainBatches(train_dataset(source, config, 0), batch_size=8, workers=2).iterate()
+stream = TrainBatches(eval_dataset(source, config), batch_size=8, workers=2).iterate()
 held = EvalBatches(eval_dataset(source, config), batch_size=8, workers=2)
 next(stream), list(held)
 print("ready", flush=True)
@@ -245,6 +245,7 @@ def start_script(root):
     return process
 
 
+@pytest.mark.slow
 def test_loaders_outlive_signals_to_the_group_but_not_their_parent(make_folder):
     root = make_folder({"a": 9, "b": 9})
     with start_script(root) as process:

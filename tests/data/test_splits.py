@@ -339,6 +339,12 @@ def test_hugging_face(tmp_path, picture):
     part(range(10)).save_to_disk(str(tmp_path / "one"))
     splits = open_splits(DataConfig(path=f"hf:{tmp_path}/one", val_fraction=0.2))
     assert (len(splits.train), len(splits.val)) == (8, 2)
+    rows = {"image": [picture(seed) for seed in range(3)], "label": [0, None, 1]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "gaps"))
+    with pytest.raises(ValueError, match=r"1 images of the all split have no label, the first: hf"):
+        open_splits(DataConfig(path=f"hf:{tmp_path}/gaps"))
+    with pytest.raises(ValueError, match=r"nothing to measure, hf:\S+\[1\] has no label"):
+        open_for_evaluation(DataConfig(path=f"hf:{tmp_path}/gaps"))
     part(range(3)).rename_column("label", "kind").cast_column(
         "kind", datasets.Value("int64")
     ).save_to_disk(str(tmp_path / "bad"))

@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -142,6 +143,7 @@ _work: _Chunked[Any] | None = None
 def _install(work: _Chunked[Any]) -> None:
     global _work
     _work = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the pool
 
 
 def _run(start: int) -> list[Any]:

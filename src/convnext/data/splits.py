@@ -15,7 +15,7 @@ from convnext.data.folders import list_class_folders, split_folders
 from convnext.data.huggingface import list_huggingface
 from convnext.data.listing import Listing, match_classes
 from convnext.data.shards import list_shards, shards_by_split
-from convnext.data.source import Source
+from convnext.data.source import UNLABELLED, Source
 from convnext.data.stratify import stratified_split
 from convnext.data.tables import list_table, table_files
 
@@ -92,6 +92,8 @@ def open_for_evaluation(
     if split not in parts:
         raise ValueError(f"{config.path}: no split {split!r}; found: {', '.join(parts)}")
     listing = parts[split]
+    if unlabelled := _unlabelled(listing):
+        raise ValueError(f"{config.path}: nothing to measure, {unlabelled[0]} has no label")
     if classes is None:
         return listing.source, listing.classes, split
     labels, unknown = match_classes(listing, classes)
@@ -124,6 +126,10 @@ def assemble(config: DataConfig) -> tuple[Splits, list[Finding], Mapping[str, Li
     sources: dict[str, Source] = {}
     for name, listing in parts.items():
         labels, unknown = match_classes(listing, base.classes)
+        unlabelled = _unlabelled(listing)
+        if unlabelled:
+            text = f"{config.path}: {len(unlabelled)} images of the {name} split have no label"
+            problems.append(Finding("unlabelled", f"{text}, the first: {unlabelled[0]}"))
         if unknown:
             problems.append(
                 Finding(
@@ -239,6 +245,11 @@ def without(splits: Splits, bad: Mapping[str, NDArray[np.int64]], names: tuple[s
         lost = splits.classes[int(np.argmin(counts))]
         raise ValueError(f"class {lost!r}: no readable training image is left in it")
     return replace(splits, train=train, val=parts.get("val"), test=parts.get("test"), skipped=names)
+
+
+def _unlabelled(listing: Listing) -> list[str]:
+    rows = np.flatnonzero(listing.source.labels == UNLABELLED)
+    return [listing.source.name(int(row)) for row in rows]
 
 
 def _empty(config: DataConfig, name: str) -> Finding:
