@@ -1,7 +1,10 @@
 """From arguments to dataclasses."""
 
+import contextlib
 import dataclasses
+import io
 import json
+import re
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
@@ -25,8 +28,8 @@ def parse(kind: type[T], arguments: list[str], command: str, *, also: Sequence[s
         also: Further options that exist in another spelling.
 
     Raises:
-        ValueError: An option does not exist; the nearest one is named.
-        SystemExit: Help was asked for (0), or a value does not fit its option (2).
+        ValueError: An option does not exist, the nearest one is named; or a value does not fit.
+        SystemExit: Help was asked for.
     """
     known = {*_options(kind), *also, "--help"}
     for argument in arguments:
@@ -35,16 +38,31 @@ def parse(kind: type[T], arguments: list[str], command: str, *, also: Sequence[s
             raise unknown("option", argument.partition("=")[0], sorted(known))
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_json_rule)
-    value, left = tyro.cli(
-        kind,
-        args=arguments,
-        prog=f"convnext {command}",
-        registry=registry,
-        return_unknown_args=True,
-    )
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            value, left = tyro.cli(
+                kind,
+                args=arguments,
+                prog=f"convnext {command}",
+                registry=registry,
+                return_unknown_args=True,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise  # help
+        raise ValueError(f"{_plain(complaint.getvalue())}; see convnext {command} --help") from None
     if left:
         raise ValueError(f"unexpected argument {left[0]!r}; see convnext {command} --help")
     return value
+
+
+def _plain(box: str) -> str:
+    """The words of a message that was drawn as a box with a title, as one line."""
+    lines = [re.sub(r"[^\x20-\x7e]+|-{3,}", " ", line).strip() for line in box.splitlines()]
+    text = " ".join([line for line in lines if line][1:])
+    text = re.split(r"Argument helptext:|For full helptext|Usage:", text)[0]
+    return re.sub(r"\s+", " ", text).strip().removesuffix(".")
 
 
 def _json_rule(info: Any) -> Any:

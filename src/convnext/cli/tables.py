@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -16,7 +16,7 @@ __all__ = ["FilterArguments", "models", "print_table", "recipes"]
 class FilterArguments:
     """Which names to list."""
 
-    filter: tyro.conf.Positional[str] = "*"
+    filter: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATTERN")] = "*"
     """Shell-style pattern or a part of the name: 'convnextv2_*', tiny."""
     json: bool = False
     """Print JSON instead of a table."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -10,12 +10,14 @@ from convnext.cli.parse import parse
 
 __all__ = ["demo", "doctor", "evaluate", "predict"]
 
+Target = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN_OR_WEIGHTS")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments:
     """What is evaluated, on what."""
 
-    target: tyro.conf.Positional[str]
+    target: Target
     """A run folder, a weights folder, a checkpoint file, or a model name such as
     convnext_tiny.in1k."""
     data: str = ""
@@ -56,10 +58,12 @@ def evaluate(arguments: list[str]) -> int:
 class PredictArguments:
     """What is predicted, for which files, and where the answers go."""
 
-    target: tyro.conf.Positional[str]
+    target: Target
     """A run folder, a weights folder, a checkpoint file, or a model name such as
     convnext_tiny.in1k."""
-    paths: tyro.conf.Positional[tuple[str, ...]]
+    paths: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES_OR_FOLDERS")
+    ]
     """Images and folders of images (searched with their subfolders)."""
     csv: str = ""
     """Write the predictions to this CSV file."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -16,7 +17,7 @@ __all__ = ["weights"]
 class InspectArguments:
     """Which checkpoint to look into."""
 
-    file: tyro.conf.Positional[str]
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
     """A checkpoint file or folder."""
 
 
@@ -24,12 +25,12 @@ class InspectArguments:
 class ConvertArguments:
     """Which checkpoint to convert, to what."""
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """A checkpoint file or folder, of any layout."""
-    out: tyro.conf.Positional[str]
-    """Where to write: a .safetensors or .pth file."""
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
+    """Where to write: a .safetensors or .pth file, or a folder."""
     layout: str = "convnext"
-    """Layout to write: convnext, timm, transformers, official."""
+    """Layout to write: convnext, timm, transformers, official, torchvision, fcmae."""
 
 
 def weights(arguments: list[str]) -> int:
@@ -62,5 +63,5 @@ def _weights_convert(arguments: list[str]) -> int:
     args = parse(ConvertArguments, arguments, "weights convert")
     from convnext.weights import convert
 
-    print(convert(Path(args.source), Path(args.out), args.layout))
+    print(f"written: {convert(args.source, Path(args.out), args.layout)}")
     return 0
