@@ -47,12 +47,15 @@ def balanced_order(
     """
     random = _generator(seed, epoch, _BALANCED)
     num = len(labels)
-    classes = random.permutation(np.unique(labels))
+    by_class = np.argsort(labels, kind="stable")
+    present, starts = np.unique(labels[by_class], return_index=True)
+    groups = np.split(by_class, starts[1:])
+    classes = random.permutation(len(present))
     shares = np.full(len(classes), num // len(classes))
     shares[: num % len(classes)] += 1
     images, repeats = [], []
-    for label, share in zip(classes, shares, strict=True):
-        members = np.flatnonzero(labels == label)
+    for place, share in zip(classes.tolist(), shares, strict=True):
+        members = groups[place]
         rounds = -(-int(share) // len(members))
         images.append(np.concatenate([random.permutation(members) for _ in range(rounds)])[:share])
         repeats.append(np.repeat(np.arange(rounds), len(members))[:share])
