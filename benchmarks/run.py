@@ -1,0 +1,131 @@
+"""One runner for all benchmarks: `python benchmarks/run.py networks|memory|loader|engine|startup`.
+
+Every comparison is interleaved in one process: a round times each side once, in turn, and the
+ratio is taken round by round, so that a machine that slows down slows both sides. The figure is
+the median ratio over the rounds; above 1 this package is faster. Results go to
+benchmarks/results/NAME.json with device, versions and commit.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent
+
+
+def interleaved(
+    sides: Mapping[str, Callable[[], object]], *, rounds: int, seconds: float
+) -> dict[str, list[float]]:
+    """Seconds a call of each side, round by round; the order of the sides rotates.
+
+    Args:
+        sides: What to time; each is called once before, to warm up.
+        rounds: Number of rounds that count.
+        seconds: About how long one side runs in one round.
+    """
+    calls = {}
+    for name, function in sides.items():
+        function()
+        start = time.perf_counter()
+        function()
+        _synchronise()
+        calls[name] = max(1, round(seconds / (time.perf_counter() - start)))
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    names = list(sides)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            start = time.perf_counter()
+            for _ in range(calls[name]):
+                sides[name]()
+            _synchronise()
+            times[name].append((time.perf_counter() - start) / calls[name])
+    return times
+
+
+def ratio(times: Mapping[str, list[float]], ours: str, others: list[str]) -> float:
+    """Median over the rounds of (fastest of the others) / ours."""
+    by_round = zip(times[ours], *(times[o] for o in others), strict=True)
+    return statistics.median(min(rest) / own for own, *rest in by_round)
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def environment() -> dict[str, Any]:
+    """Device, versions and commit, for the results file."""
+    import timm
+    import torchvision
+
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True
+    ).stdout.strip()
+    cpu = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "commit": commit,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "timm": timm.__version__,
+        },
+    }
+
+
+def main() -> None:
+    import engine
+    import loader
+    import networks
+    import startup
+
+    benchmarks: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
+        "networks": networks.speed,
+        "memory": networks.memory,
+        "loader": loader.speed,
+        "engine": engine.overhead,
+        "startup": startup.times,
+    }
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("benchmark", choices=benchmarks)
+    parser.add_argument("--models", nargs="+", default=["convnext_atto", "convnext_tiny"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
+    parser.add_argument("--phases", nargs="+", default=["inference", "training"])
+    parser.add_argument("--modes", nargs="+", default=["eager", "compiled"])
+    parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of one side in one round")
+    parser.add_argument("--data", type=Path, help="class folders, for the loader benchmark")
+    parser.add_argument("--name", help="of the results file")
+    arguments = parser.parse_args()
+    rows = benchmarks[arguments.benchmark](arguments)
+    result = {"benchmark": arguments.benchmark, **environment(), "rows": rows}
+    path = ROOT / "results" / f"{arguments.name or arguments.benchmark}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"written: {path}, load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()
