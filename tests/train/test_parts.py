@@ -185,7 +185,9 @@ def test_sixteen_bit_training_resumes_bit_identically(toy, tmp_path):
 
 def test_precision_is_chosen_by_the_device(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert resolve("auto", cpu) == "fp32"
+    for amx, chosen in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda n=amx: n)
+        assert resolve("auto", cpu) == chosen
     assert resolve("bf16", cpu) == "bf16"
     for native, chosen in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda n=native, **_: n)
