@@ -72,7 +72,7 @@ def _train_arguments(arguments: list[str], recipe: Recipe) -> tuple[Any, Recipe]
     fields: list[Any] = [
         (
             "recipe",
-            Annotated[tyro.conf.Positional[str], tyro.conf.arg(help=help_recipe, metavar="RECIPE")],
+            Annotated[tyro.conf.Positional[str], tyro.conf.arg(help=help_recipe, metavar="[RECIPE]")],
             dataclasses.field(default=""),
         ),
         ("out", Annotated[str, tyro.conf.arg(help=help_out)], dataclasses.field(default="")),
@@ -81,7 +81,11 @@ def _train_arguments(arguments: list[str], recipe: Recipe) -> tuple[Any, Recipe]
             for part in parts
         ),
     ]
-    kind = dataclasses.make_dataclass("TrainArguments", fields, frozen=True, kw_only=True)
+    short = ", ".join(f"{word} ({long})" for word, long in SHORTHANDS.items())
+    about = f"Train a classifier; without RECIPE one fit for the data is chosen. Short: {short}."
+    kind = dataclasses.make_dataclass(
+        "TrainArguments", fields, frozen=True, kw_only=True, namespace={"__doc__": about}
+    )
     parsed: Any = parse(kind, arguments, "train", also=tuple(SHORTHANDS))
     return parsed, dataclasses.replace(recipe, **{part: getattr(parsed, part) for part in parts})
 

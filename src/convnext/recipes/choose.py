@@ -175,10 +175,10 @@ def _channels(plan: _Plan) -> int:
 
 
 def _batch(plan: _Plan) -> int:
-    """A power of two that leaves at least eight steps an epoch."""
+    """A power of two that leaves about eight steps an epoch, or more."""
     n = plan.summary.num_train
     cap = 64 if n < 5_000 else 128 if plan.cpu or n < 50_000 else 512
-    return min(cap, 1 << int(math.log2(max(n / 8, 4))))
+    return min(cap, n, 1 << int(math.log2(max(n / 8, 4))))
 
 
 def _epochs(plan: _Plan, batch: int) -> int:

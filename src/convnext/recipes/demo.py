@@ -19,7 +19,7 @@ DEMO = Recipe(
     ),
     data=DataConfig(
         path="elpv",
-        image_size=128,
+        image_size=96,
         in_chans=1,
         crop_pct=1.0,
         # A cell has no up: both flips; defects may be small or at the edge: large crops.

@@ -1,5 +1,6 @@
 """Train a recipe: data, task, engine, and what is left of it in the folder of the run."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from convnext.train.randomness import seed_all
 from convnext.weights.architecture import stored_fields
 from convnext.weights.checkpoint import read_checkpoint
 from convnext.weights.create import load_pretrained
+from convnext.weights.sources import resolve
 
 __all__ = ["choose_recipe", "train"]
 
@@ -123,6 +125,8 @@ def _train(
     reasons: Sequence[str],
     say: Callable[[str], None],
 ) -> dict[str, ClassificationResult]:
+    if not world.is_main:
+        logging.getLogger("convnext").setLevel(logging.ERROR)
     for reason in reasons:
         say(f"- {reason}")
     splits = world.from_main(lambda: check_images(open_splits(recipe.data), recipe.data))
@@ -138,7 +142,7 @@ def _train(
     resumed = world.from_main(lambda: folder.check(recipe, facts))
     job = Job(recipe, splits, world)
     seed_all(recipe.train.seed)
-    task = build_task(recipe, splits, resumed=resumed, say=say)
+    task = build_task(job, resumed=resumed, say=say)
     engine = Engine(
         task,
         cast(Batches, job.train_batches()),  # a TypedDict is a dict for all but the checker
@@ -156,13 +160,13 @@ def _train(
     return conclude(job, folder, result, say)
 
 
-def build_task(
-    recipe: Recipe, splits: Splits, *, resumed: bool = True, say: Callable[[str], None] = _silent
-) -> ClassifyTask:
+def build_task(job: Job, *, resumed: bool, say: Callable[[str], None]) -> ClassifyTask:
     """Network and loss; with pretrained weights unless a checkpoint will replace them anyway."""
-    config = recipe.task
+    recipe, splits, config = job.recipe, job.splits, job.recipe.task
     network: nn.Module | None = None
     if config.pretrained and not resumed:
+        # Downloaded once, by the first process, and read by all of them from its cache.
+        job.world.from_main(lambda: str(resolve(_source(config.pretrained), config.model).path))
         network = _pretrained(recipe, splits.classes, say)
     return ClassifyTask(
         config,
@@ -173,6 +177,10 @@ def build_task(
     )
 
 
+def _source(pretrained: str) -> str | bool:
+    return True if pretrained == "true" else pretrained
+
+
 def _pretrained(recipe: Recipe, classes: Sequence[str], say: Callable[[str], None]) -> ConvNeXt:
     """The pretrained network; its head is kept only if it is for these very classes."""
     config = recipe.task
@@ -180,9 +188,8 @@ def _pretrained(recipe: Recipe, classes: Sequence[str], say: Callable[[str], Non
     fields: dict[str, Any] = stored_fields(
         replace(model_config(config.model), **config.network_args())
     )
-    source: str | bool = True if config.pretrained == "true" else config.pretrained
     model, info = load_pretrained(
-        source,
+        _source(config.pretrained),
         name=config.model,
         num_classes=len(classes),
         in_chans=recipe.data.in_chans,
