@@ -16,7 +16,8 @@ def test_two_hundred_and_fifty_flowers_from_scratch(real_images, tmp_path, capsy
         with Image.open(path) as image:
             image.draft("RGB", (96, 96))
             image.resize((40, 40), Image.Resampling.LANCZOS).save(small, quality=95)
-    arguments = ["train", "--data", str(data), "--out", str(out), "--epochs", "10"]
+    arguments = ["train", "--data", str(data), "--out", str(out), "--epochs", "8"]
+    arguments += ["--task.model-args", '{"depths": [1, 1, 2, 1], "dims": [24, 48, 96, 192]}']
     assert main([*arguments, "--workers", "0", "--device", "cpu"]) == 0
     assert "from scratch" in capsys.readouterr().out
     scores = json.loads((out / "evaluation.json").read_text())

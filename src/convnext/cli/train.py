@@ -72,7 +72,9 @@ def _train_arguments(arguments: list[str], recipe: Recipe) -> tuple[Any, Recipe]
     fields: list[Any] = [
         (
             "recipe",
-            Annotated[tyro.conf.Positional[str], tyro.conf.arg(help=help_recipe, metavar="[RECIPE]")],
+            Annotated[
+                tyro.conf.Positional[str], tyro.conf.arg(help=help_recipe, metavar="[RECIPE]")
+            ],
             dataclasses.field(default=""),
         ),
         ("out", Annotated[str, tyro.conf.arg(help=help_out)], dataclasses.field(default="")),

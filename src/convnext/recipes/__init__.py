@@ -4,14 +4,15 @@ from pathlib import Path
 
 from convnext.models.registry import unknown
 from convnext.recipes import convnextv2, imagenet
+from convnext.recipes.demo import DEMO
 from convnext.recipes.recipe import Recipe
 
 __all__ = ["find_recipe", "list_recipes"]
 
 
 def list_recipes() -> dict[str, Recipe]:
-    """All named recipes, in the order of the tables they come from."""
-    return {**imagenet.RECIPES, **convnextv2.RECIPES}
+    """All named recipes, in the order of the tables they come from; that of the demo at the end."""
+    return {**imagenet.RECIPES, **convnextv2.RECIPES, DEMO.name: DEMO}
 
 
 def find_recipe(name: str) -> Recipe:
