@@ -46,6 +46,7 @@ def test_every_command_explains_its_options(command, capsys):
         (["train"], "no images: --data DIR"),
         (["predict", "convnext_tiny"], "no images: name files or folders"),
         (["doctor", "--data", "nowhere"], "nowhere: no such file or folder"),
+        (["evaluate", "x", "--data", "y", "--device", "cudda"], "device 'cudda' cannot be used"),
         (["train", "no.json", "--data", "x"], "no.json: No such file or directory"),
     ],
 )

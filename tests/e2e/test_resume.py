@@ -113,9 +113,13 @@ def test_sigterm_saves_and_the_same_command_goes_on(train_arguments, start, tmp_
     assert (out / "report.html").is_file()
 
 
-def test_two_processes_train_the_weights_that_one_trains(train_arguments, start, tmp_path):
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_train_the_weights_that_one_trains(
+    parallel, train_arguments, start, tmp_path
+):
     out = tmp_path / "run"
     plain = ("--task.mixup", "0", "--task.cutmix", "0", "--task.drop-path-rate", "0")
+    plain += ("--train.precision", "fp32", "--train.parallel", parallel)
     one = tmp_path / "one"
     assert main(train_arguments(one, *LENGTH, *plain, "--train.micro-batch", "4")) == 0
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")

@@ -26,13 +26,13 @@ def batch():
 
 def test_the_loss_without_mixing_is_label_smoothing_cross_entropy(batch):
     task = tiny_task(mixup=0.0, cutmix=0.0, smoothing=0.1)
-    expected = LabelSmoothingCrossEntropy(0.1)(task.logits(batch["image"]), batch["label"])
+    expected = LabelSmoothingCrossEntropy(0.1)(task.network(batch["image"]), batch["label"])
     torch.testing.assert_close(task(batch)["loss"], expected)
 
 
 def test_the_loss_without_smoothing_is_cross_entropy(batch):
     task = tiny_task(mixup=0.0, cutmix=0.0, smoothing=0.0)
-    expected = F.cross_entropy(task.logits(batch["image"]), batch["label"])
+    expected = F.cross_entropy(task.network(batch["image"]), batch["label"])
     torch.testing.assert_close(task(batch)["loss"], expected)
 
 
@@ -40,7 +40,7 @@ def test_the_loss_with_mixing_is_soft_target_cross_entropy(batch):
     task = tiny_task(mixup=0.8, cutmix=1.0, smoothing=0.1)
     np.random.seed(3)
     images, targets = task.mixup(batch["image"].clone(), batch["label"])
-    expected = SoftTargetCrossEntropy()(task.logits(images), targets)
+    expected = SoftTargetCrossEntropy()(task.network(images), targets)
     np.random.seed(3)
     torch.testing.assert_close(task(batch)["loss"], expected)
 
@@ -48,16 +48,17 @@ def test_the_loss_with_mixing_is_soft_target_cross_entropy(batch):
 def test_evaluation_neither_mixes_nor_smooths(batch):
     task = tiny_task(mixup=0.8, cutmix=1.0, smoothing=0.1).eval()
     before = batch["image"].clone()
-    expected = F.cross_entropy(task.logits(batch["image"]), batch["label"])
-    torch.testing.assert_close(task(batch)["loss"], expected)
-    assert torch.equal(batch["image"], before)
+    expected = F.cross_entropy(task.network(batch["image"]), batch["label"])
+    found = task(batch)
+    torch.testing.assert_close(found["loss"], expected)
+    assert torch.equal(found["logits"], task.network(before))
 
 
 def test_balanced_class_weights_are_a_weighted_sum_over_the_number_of_images(batch):
     labels = np.array([0] * 10 + [1] * 2 + [2] * 4 + [3] * 4)
     task = tiny_task(labels, mixup=0.0, cutmix=0.0, smoothing=0.0, class_weights="balanced")
     weights = torch.tensor([20 / 4 / n for n in (10, 2, 4, 4)])
-    logp = task.logits(batch["image"]).log_softmax(1)
+    logp = task.network(batch["image"]).log_softmax(1)
     nll = -logp[torch.arange(6), batch["label"]]
     expected = (weights[batch["label"]] * nll).sum() / 6
     torch.testing.assert_close(task(batch)["loss"], expected)

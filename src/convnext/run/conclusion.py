@@ -46,7 +46,7 @@ def conclude(
         source = job.splits.named().get(split)
         if source is not None:
             results[split] = job.score(
-                task.logits, job.eval_batches(source), calibration=True, title=f"scoring {split}"
+                task, job.eval_batches(source), calibration=True, title=f"scoring {split}"
             )
     job.world.from_main(lambda: _write(job, folder, fit, task.network, results))
     for split, result in results.items():

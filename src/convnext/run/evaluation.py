@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from torch import Tensor
 
 from convnext.data import (
     DataConfig,
@@ -67,7 +69,13 @@ def evaluate(
     source, config, name = _open(loaded, data, split, workers)
     dataset = eval_dataset(source, config)
     batches = EvalBatches(dataset, batch_size=batch_size, workers=num_workers(workers))
-    result = score(loaded.network, batches, loaded.labels, chosen, title=f"scoring {name}")
+    network = loaded.network
+
+    def logits(batch: dict[str, Any]) -> Tensor:
+        scores: Tensor = network(batch["image"])
+        return scores
+
+    result = score(logits, batches, loaded.labels, chosen, title=f"scoring {name}")
     say(class_table(result))
     say(summary_line(name, result))
     say(calibration_line(result))
@@ -81,8 +89,8 @@ def evaluate(
             created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
             result=result,
             split={"val": "validation", "all": "all images"}.get(name, name),
-            mistakes=examples(result.worst, dataset, loaded.network, loaded.labels, chosen),
-            correct=examples(result.correct, dataset, loaded.network, loaded.labels, chosen),
+            mistakes=examples(result.worst, dataset, network, loaded.labels, chosen),
+            correct=examples(result.correct, dataset, network, loaded.labels, chosen),
             facts={"weights": target, "data": config.path, "images": f"{len(source):,}"},
             command=command_line(),
             cost=measure_cost(loaded.network, shape, batch_size=COST_BATCH, seconds=1.0).to_json(),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,7 +18,6 @@ from convnext.data.source import Source
 from convnext.evaluate.result import ClassificationResult
 from convnext.recipes.recipe import Recipe
 from convnext.run.scoring import score
-from convnext.tasks.classify import ClassifyTask
 from convnext.train.parallel import World
 
 __all__ = ["Job"]
@@ -67,7 +66,7 @@ class Job:
         batches = self.eval_batches(self.splits.val)
 
         def evaluate(module: nn.Module) -> dict[str, float]:
-            result = self.score(cast(ClassifyTask, module).logits, batches, calibration=False)
+            result = self.score(module, batches, calibration=False)
             return {
                 # On small sets many evaluations tie; the loss tells them apart.
                 "score": result.top1 - min(result.loss, 100.0) / 1e6,
@@ -81,13 +80,18 @@ class Job:
 
     def score(
         self,
-        logits: Callable[[Tensor], Tensor],
+        task: nn.Module,
         batches: EvalBatches,
         *,
         calibration: bool,
         title: str = "evaluating",
     ) -> ClassificationResult:
-        """Scores over all processes."""
+        """Scores of a task's weights over all processes."""
+
+        def logits(batch: dict[str, Any]) -> Tensor:
+            scores: Tensor = task(batch)["logits"]
+            return scores
+
         return score(
             logits,
             batches,

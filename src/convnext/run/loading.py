@@ -13,7 +13,6 @@ from convnext.recipes.recipe import from_dict
 from convnext.run.folder import RunFolder
 from convnext.tasks.classify import ClassifyConfig, ClassifyTask
 from convnext.train import checkpoint
-from convnext.train.parallel import cleanup, setup
 from convnext.weights.create import load_pretrained
 from convnext.weights.preprocessing import Preprocessing
 
@@ -74,9 +73,15 @@ def pick_device(name: str) -> torch.device:
     Raises:
         ValueError: It is unknown or not there.
     """
-    world = setup(name)
-    cleanup(world)
-    return world.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used ({reason}); try cpu") from None
+    return device
 
 
 def data_config(pre: Preprocessing, in_chans: int, *, path: str, workers: int) -> DataConfig:

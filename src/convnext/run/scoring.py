@@ -3,8 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,37 +22,33 @@ LINE_SECONDS = 10.0
 
 
 def score(
-    logits: Callable[[Tensor], Tensor],
+    logits: Callable[[dict[str, Any]], Tensor],
     batches: EvalBatches,
     classes: Sequence[str],
     device: torch.device,
     *,
     calibration: bool = True,
     channels_last: bool = True,
-    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     title: str = "evaluate",
     show: bool = True,
 ) -> ClassificationResult:
     """Score a network on every image of `batches`, over all processes.
 
     Args:
-        logits: Images (N, C, H, W) to class scores (N, K), in evaluation mode.
+        logits: A batch with `image` (N, C, H, W) to class scores (N, K), in evaluation mode.
         batches: Labelled images; padding has index -1.
         classes: Names of the K classes.
         device: Where the network is.
         calibration: Whether to fit a temperature.
         channels_last: Layout of the images on the device.
-        autocast: Context of the forward pass.
         title: What the progress bar says.
         show: Whether this process shows a bar.
     """
     metrics = ClassificationMetrics(len(classes), classes, calibration=calibration)
-    with torch.inference_mode():
+    with torch.no_grad():  # sharded weights cannot be gathered in inference mode
         for batch in progress(batches, title, total=len(batches), show=show):
             on_device = to_device(dict(batch), device, channels_last=channels_last)
-            with autocast():
-                scores = logits(on_device["image"])
-            metrics.update(scores.float(), batch["label"], batch["index"])
+            metrics.update(logits(on_device).float(), batch["label"], batch["index"])
     return metrics.compute()
 
 

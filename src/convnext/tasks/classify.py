@@ -133,7 +133,10 @@ class ClassifyTask(nn.Module):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The loss of a batch of `image` (N, C, H, W) and `label` (N,)."""
+        """The loss of a batch of `image` (N, C, H, W) and `label` (N,).
+
+        In evaluation mode also the `logits` (N, K): sharded weights are gathered in here only.
+        """
         images, target = batch["image"], batch["label"]
         smoothing = self.config.smoothing if self.training else 0.0
         if self.training and self.mixup is not None:
@@ -143,12 +146,8 @@ class ClassifyTask(nn.Module):
         loss = F.cross_entropy(
             logits, target, weight=self.weights, label_smoothing=smoothing, reduction="sum"
         )
-        return {"loss": loss / len(logits)}
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Class scores (N, K) of images (N, C, H, W), in float32."""
-        scores: Tensor = self.network(images).float()
-        return scores
+        losses = {"loss": loss / len(logits)}
+        return losses if self.training else {**losses, "logits": logits}
 
     def param_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """Every parameter exactly once, with its weight decay and its learning-rate scale."""
