@@ -18,7 +18,7 @@ demo: $(STAMPS)/demo
 	$(BIN)/convnext demo
 
 test: check $(STAMPS)/test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMPS)/check
 	$(BIN)/ruff check .

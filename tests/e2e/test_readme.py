@@ -32,7 +32,7 @@ def photos(tmp_path: Path) -> Path:
         folder = tmp_path / "photos" / name
         folder.mkdir(parents=True)
         for i in range(20):
-            noise = generator.integers(0, 60, (40, 48, 3), dtype=np.uint8)
+            noise = generator.integers(0, 60, (180, 200, 3), dtype=np.uint8)
             Image.fromarray((noise + hue).astype(np.uint8)).save(folder / f"{i}.jpg")
     return tmp_path
 

@@ -105,6 +105,10 @@ def _start(_: int) -> None:
     Ctrl-C and a scheduler's SIGTERM reach the whole process group; a loader that died of them would
     break the last step, after which the main process saves. An orphan stops by itself.
     """
+    if not torch.cuda.is_available() and hasattr(os, "SCHED_IDLE"):
+        # Where the CPU also trains, a loader that takes a core from one of the training threads
+        # makes all the others wait for it; in their pauses there is time enough to load.
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_obey_parent, daemon=True).start()
