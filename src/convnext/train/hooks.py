@@ -271,9 +271,12 @@ def _numbers(record: Record) -> str:
 
 def _eval_line(record: Record) -> str:
     left_out = ("kind", "step", "epoch", "weights")
-    numbers = "  ".join(
-        f"{name} {value:.4g}"
+    texts = {
+        name: f"{value:.4g}"
         for name, value in record.items()
         if name not in left_out and isinstance(value, int | float)
-    )
+    }
+    if list(texts.values()).count(texts.get("score", "")) > 1:  # another number says the same
+        del texts["score"]
+    numbers = "  ".join(f"{name} {text}" for name, text in texts.items())
     return f"evaluation at step {record['step']} ({record['weights']} weights): {numbers}"
