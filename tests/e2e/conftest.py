@@ -16,7 +16,16 @@ COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
 # A network of a few thousand weights, and a schedule of 12 steps.
 TINY = [
     *("--task.model-args", '{"depths": [1, 1, 1, 1], "dims": [8, 12, 16, 24]}'),
-    *("--task.stem-stride", "4", "--image-size", "32", "--device", "cpu"),
+    *(
+        "--task.stem-stride",
+        "4",
+        "--image-size",
+        "32",
+        "--device",
+        "cpu",
+        "--train.precision",
+        "fp32",
+    ),
     *("--batch-size", "8", "--epochs", "3", "--train.log-every-steps", "1"),
 ]
 

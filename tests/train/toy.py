@@ -146,7 +146,8 @@ def build(scenario, world=None, hooks=()):
         | scenario.get("optim", {})
     )
     config = TrainConfig(
-        **{"ema_decay": 0.9, "log_every_steps": 4, "device": "cpu"} | scenario.get("train", {})
+        **{"ema_decay": 0.9, "log_every_steps": 4, "device": "cpu", "precision": "fp32"}
+        | scenario.get("train", {})
     )
     rank, size = (world.rank, world.size) if world else (0, 1)
     batches = ToyBatches(

@@ -10,8 +10,9 @@ __all__ = ["DEMO"]
 DEMO = Recipe(
     name="demo",
     task=ClassifyConfig(
-        model="convnextv2_atto",
+        model="convnext_atto",
         model_args={"depths": [2, 2, 4, 2], "dims": [24, 48, 96, 192]},
+        layer_scale_init_value=0.1,
         drop_path_rate=0.05,
         smoothing=0.1,
         mixup=0.0,
@@ -19,7 +20,7 @@ DEMO = Recipe(
     ),
     data=DataConfig(
         path="elpv",
-        image_size=96,
+        image_size=128,
         in_chans=1,
         crop_pct=1.0,
         # A cell has no up: both flips; defects may be small or at the edge: large crops.
@@ -28,7 +29,7 @@ DEMO = Recipe(
         ),
     ),
     optim=OptimConfig(
-        lr=1e-3, weight_decay=0.05, batch_size=32, epochs=40, warmup_epochs=3.0, clip_grad=1.0
+        lr=1e-3, weight_decay=0.05, batch_size=32, epochs=18, warmup_epochs=2.0, clip_grad=1.0
     ),
     train=TrainConfig(ema_decay=0.99, ema_warmup=True, eval_every_epochs=2),
     source="tuned on the validation part of the data",
