@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def overhead(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                             else engine(model, batches, optim, dtype, Path(folder))
                         )
                     # the first step warms up
-                    times = [b - a for a, b in zip(ends, ends[1:], strict=False)]
+                    times = [b - a for a, b in pairwise(ends)]
                     medians[side] = statistics.median(times)
                     steps[side] += times
                 surplus.append(medians["engine"] / medians["bare"] - 1)

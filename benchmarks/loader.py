@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from run import interleaved, ratio
 from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from torch.utils.data import DataLoader
@@ -21,13 +20,14 @@ from torchvision.datasets import ImageFolder
 from convnext.data import DataConfig, TrainBatches, open_splits
 from convnext.data.config import AugmentConfig
 from convnext.data.dataset import train_dataset
+from run import interleaved, ratio
 
 BATCH = 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def plain(folder: str, full: bool, workers: int) -> Iterator[Any]:
-    """torchvision's ImageFolder and DataLoader, endless."""
+    """Torchvision's ImageFolder and DataLoader, endless."""
     steps: list[Any] = [
         T.RandomResizedCrop(224, interpolation=T.InterpolationMode.BICUBIC),
         T.RandomHorizontalFlip(),

@@ -13,10 +13,10 @@ from typing import Any
 
 import timm
 import torch
-from run import interleaved, ratio
 from torch import Tensor, nn
 
 from convnext import create_model
+from run import interleaved, ratio
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SIDES = ("convnext", "timm", "timm_channels_last")
