@@ -39,7 +39,7 @@ def examples(
             picture = seen_image(image, mean, std)
             found.append(
                 Example(
-                    name=dataset.source.name(prediction.index),
+                    name=dataset.source.key(prediction.index),
                     true=classes[prediction.label],
                     pred=classes[prediction.pred],
                     confidence=prediction.confidence,
