@@ -5,20 +5,9 @@ import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
-
-
-class NetworkConfig(Protocol):
-    """What every network's configuration has: a frozen dataclass with at least these fields."""
-
-    __dataclass_fields__: dict[str, Any]
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes; 0 for features."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
