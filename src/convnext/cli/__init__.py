@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from convnext import __version__
-from convnext.cli.words import unknown
+from convnext.models.registry import unknown
 
 __all__ = ["main"]
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from convnext.cli.words import unknown
+from convnext.models.registry import unknown
 
 __all__ = ["parse"]
 

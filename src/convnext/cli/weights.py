@@ -8,7 +8,7 @@ import tyro
 
 from convnext.cli.parse import parse
 from convnext.cli.tables import FilterArguments, print_table
-from convnext.cli.words import unknown
+from convnext.models.registry import unknown
 
 __all__ = ["weights"]
 
