@@ -1,5 +1,7 @@
 """Names to networks: ``name -> Config -> network``, and what a feature pyramid looks like."""
 
+from __future__ import annotations
+
 import dataclasses
 import difflib
 import fnmatch
