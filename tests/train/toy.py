@@ -133,7 +133,7 @@ class KillAt(Hook):
 
 class Slow(Hook):
     def on_step(self, step):
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 EVALUATIONS = {"accuracy": accuracy, "slow": slow_accuracy, "none": None}

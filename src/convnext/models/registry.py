@@ -47,10 +47,10 @@ def _registry() -> dict[str, tuple[Callable[[Any], nn.Module], Any]]:
 
 
 def unknown(what: str, value: str, known: Iterable[str]) -> ValueError:
-    """A ValueError that names the nearest known words."""
+    """A ValueError that names the nearest known word."""
     known = list(known)
-    near = difflib.get_close_matches(value, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
     return ValueError(f"unknown {what} {value!r}; {hint}")
 
 
