@@ -1,6 +1,6 @@
 """Speed and memory of a network against timm's network of the same name.
 
-timm is timed in both memory formats and its faster one counts, since a user can choose it.
+Both are timed in both memory formats and the faster one of each counts: a user can choose it.
 """
 
 import argparse
@@ -19,15 +19,14 @@ from convnext import create_model
 from run import interleaved, ratio
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-SIDES = ("convnext", "timm", "timm_channels_last")
+OURS, THEIRS = ("convnext", "convnext_channels_last"), ("timm", "timm_channels_last")
 
 
 def build(side: str, name: str) -> nn.Module:
     torch.manual_seed(0)
-    if side == "convnext":
-        return create_model(name)
-    model = timm.create_model(name)
-    return model.to(memory_format=torch.channels_last) if side != "timm" else model
+    model: nn.Module = create_model(name) if side in OURS else timm.create_model(name)
+    last = side.endswith("channels_last")
+    return model.to(memory_format=torch.channels_last) if last else model
 
 
 def step(side: str, name: str, phase: str, dtype: str, batch: int, mode: str) -> Callable[[], None]:
@@ -68,12 +67,12 @@ def speed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for name, phase, dtype, batch, mode in cells(arguments):
         torch._dynamo.reset()
-        sides = {side: step(side, name, phase, dtype, batch, mode) for side in SIDES}
+        sides = {side: step(side, name, phase, dtype, batch, mode) for side in OURS + THEIRS}
         times = interleaved(sides, rounds=arguments.rounds, seconds=arguments.seconds)
         row = {
             **{"model": name, "phase": phase, "dtype": dtype, "batch": batch, "mode": mode},
             **{f"{side}_images_per_second": round(batch / min(t), 2) for side, t in times.items()},
-            "ratio": round(ratio(times, SIDES[0], list(SIDES[1:])), 3),
+            "ratio": round(ratio(times, OURS, THEIRS), 3),
         }
         rows.append(row)
         print(json.dumps(row), flush=True)
@@ -98,13 +97,14 @@ def memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         if mode != "eager":
             continue
         row: dict[str, Any] = {"model": name, "phase": phase, "dtype": dtype, "batch": batch}
-        for side in SIDES:
+        for side in OURS + THEIRS:
             receive, send = context.Pipe(duplex=False)
             process = context.Process(target=_peak, args=(side, name, phase, dtype, batch, send))
             process.start()
             row[f"{side}_mib"] = round(receive.recv())
             process.join()
-        row["ratio"] = round(min(row[f"{s}_mib"] for s in SIDES[1:]) / row["convnext_mib"], 3)
+        ours, theirs = (min(row[f"{s}_mib"] for s in sides) for sides in (OURS, THEIRS))
+        row["ratio"] = round(theirs / ours, 3)
         rows.append(row)
         print(json.dumps(row), flush=True)
     return rows

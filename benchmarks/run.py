@@ -13,7 +13,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,14 @@ def interleaved(
     return times
 
 
-def ratio(times: Mapping[str, list[float]], ours: str, others: list[str]) -> float:
-    """Median over the rounds of (fastest of the others) / ours."""
-    by_round = zip(times[ours], *(times[o] for o in others), strict=True)
-    return statistics.median(min(rest) / own for own, *rest in by_round)
+def ratio(times: Mapping[str, list[float]], ours: Sequence[str], others: Sequence[str]) -> float:
+    """Median over the rounds of (fastest of the others) / (fastest of ours)."""
+
+    def fastest(names: Sequence[str]) -> list[float]:
+        return [min(turn) for turn in zip(*(times[name] for name in names), strict=True)]
+
+    pairs = zip(fastest(ours), fastest(others), strict=True)
+    return statistics.median(other / own for own, other in pairs)
 
 
 def _synchronise() -> None:

@@ -9,11 +9,12 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from convnext import __version__
 from convnext.models.registry import unknown
 
-__all__ = ["main"]
+__all__ = ["main", "program"]
 
 MISTAKE, INTERRUPTED = 2, 130
 
@@ -55,6 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"convnext: {_message(error)}", file=sys.stderr)
         return MISTAKE
+
+
+def program() -> NoReturn:
+    """What the shell starts: run one command and end the process with its status."""
+    status = main()
+    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", "1"))) > 1:
+        # A thread of gloo may still hold a tensor; if it gives it back while the interpreter is
+        # being taken down, the process aborts after all is done, and the launcher reports failure.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _message(error: Exception) -> str:

@@ -1,7 +1,5 @@
 """`python -m convnext.cli` is `convnext`."""
 
-import sys
+from convnext.cli import program
 
-from convnext.cli import main
-
-sys.exit(main())
+program()

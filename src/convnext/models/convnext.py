@@ -171,10 +171,13 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) to (N, C, H // stride, W // stride)."""
-        x = self.conv(x)
         if x.device.type == "cpu" and not use_reference():
-            # Depthwise convolution, norm and linear layers are all fastest on CPUs in this layout.
+            # Convolutions, norms and linear layers are all fastest on CPUs in this layout.
             x = x.contiguous(memory_format=torch.channels_last)
+            # With one channel both layouts are one, and the convolution may choose the other.
+            x = self.conv(x).contiguous(memory_format=torch.channels_last)
+        else:
+            x = self.conv(x)
         return x if self.norm is None else self.norm(x)
 
 
