@@ -18,7 +18,7 @@ from torchvision.datasets import ImageFolder
 from convnext.data import DataConfig, TrainBatches, open_splits
 from convnext.data.config import AugmentConfig
 from convnext.data.dataset import train_dataset
-from run import interleaved, ratio
+from convnext.evaluate.timing import interleaved, ratio
 
 BATCH = 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from convnext import create_model
-from run import interleaved, ratio
+from convnext.evaluate.timing import interleaved, ratio
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OURS, THEIRS = ("convnext", "convnext_channels_last"), ("timm", "timm_channels_last")

@@ -10,10 +10,8 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,50 +19,6 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parent
-
-
-def interleaved(
-    sides: Mapping[str, Callable[[], object]], *, rounds: int, seconds: float
-) -> dict[str, list[float]]:
-    """Seconds a call of each side, round by round; the order of the sides rotates.
-
-    Args:
-        sides: What to time; each is called once before, to warm up.
-        rounds: Number of rounds that count.
-        seconds: About how long one side runs in one round.
-    """
-    calls = {}
-    for name, function in sides.items():
-        function()
-        start = time.perf_counter()
-        function()
-        _synchronise()
-        calls[name] = max(1, round(seconds / (time.perf_counter() - start)))
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    names = list(sides)
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            start = time.perf_counter()
-            for _ in range(calls[name]):
-                sides[name]()
-            _synchronise()
-            times[name].append((time.perf_counter() - start) / calls[name])
-    return times
-
-
-def ratio(times: Mapping[str, list[float]], ours: Sequence[str], others: Sequence[str]) -> float:
-    """Median over the rounds of (fastest of the others) / (fastest of ours)."""
-
-    def fastest(names: Sequence[str]) -> list[float]:
-        return [min(turn) for turn in zip(*(times[name] for name in names), strict=True)]
-
-    pairs = zip(fastest(ours), fastest(others), strict=True)
-    return statistics.median(other / own for own, other in pairs)
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def environment() -> dict[str, Any]:

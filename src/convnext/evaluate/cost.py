@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+
+from convnext.evaluate.counting import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,30 +47,13 @@ def num_params(model: nn.Module) -> int:
 
 
 def macs(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of one image: convolutions and matrix products, no element-wise work.
-
-    The network runs on meta tensors, so nothing is computed or copied.
+    """Multiply-accumulates of one image by the papers' rule, see `counting.RULES`.
 
     Args:
         model: The network, on any device; it is not changed.
         input_shape: ``(C, H, W)``.
-
-    Source: `torch.utils.flop_counter` counts two operations for each multiply-accumulate.
     """
-    state = {
-        name: torch.empty_like(tensor, device="meta")
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-    }
-    dtype = next(model.parameters()).dtype
-    image = torch.empty(1, *input_shape, device="meta", dtype=dtype)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            torch.func.functional_call(model, state, (image,))
-    finally:
-        model.train(was_training)
-    return int(counter.get_total_flops()) // 2
+    return count(model, input_shape).total("paper")
 
 
 def throughput(model: nn.Module, batch: Tensor, *, seconds: float = 2.0) -> float:

@@ -29,7 +29,7 @@ class FeatureInfo:
 
 
 # One network, one module: importing it registers its table of variants.
-_NETWORK_MODULES = ("convnext.models.convnext",)
+_NETWORK_MODULES = ("convnext.models.convnext", "convnext.models.roadmap")
 _REGISTRY: dict[str, tuple[Callable[[Any], nn.Module], Any]] = {}
 
 

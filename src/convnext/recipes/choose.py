@@ -13,6 +13,7 @@ from typing import Any
 
 from convnext.data.config import DataConfig
 from convnext.data.summary import DataSummary
+from convnext.models.convnext import ConvNeXtConfig
 from convnext.models.registry import model_config
 from convnext.recipes.imagenet import RECIPES as IMAGENET
 from convnext.recipes.recipe import Recipe
@@ -23,6 +24,8 @@ __all__ = ["choose"]
 
 # Below this many images a run is too short for the ImageNet recipe as it stands.
 IMAGENET_SCALE = 500_000
+# From 1e-6 the blocks would not open in a short run.
+OPEN_LAYER_SCALE = 0.1
 # A third of atto's cost: a network that two CPU cores train in minutes.
 CPU_NETWORK = {"depths": [2, 2, 4, 2], "dims": [32, 64, 128, 256]}
 
@@ -132,14 +135,15 @@ def _network(
         else "from scratch (--pretrained starts from published weights)"
     )
     config = model_config(model)
-    if config.isotropic:
-        return ClassifyConfig(model=model), max(size, 64)
+    if not isinstance(config, ConvNeXtConfig) or config.isotropic:
+        # no stem of another stride: larger images instead
+        return ClassifyConfig(model=model, model_args=args), image_size or max(size, 64)
     small = stride != 4
     why = f": at stride 4 too little would be left of {size} px" if small else ""
     plan.say(f"images of {size} px, stem stride {stride}{why}")
     scale = None
     if 0 < config.layer_scale_init_value < 0.1 and n < IMAGENET_SCALE:
-        scale = 0.1
+        scale = OPEN_LAYER_SCALE
         plan.say("layer scale starts at 0.1: from 1e-6 the blocks would not open in a short run")
     return ClassifyConfig(
         model=model,

@@ -11,6 +11,7 @@ from torch import Tensor
 from convnext.data import eval_dataset
 from convnext.evaluate.cost import measure_cost
 from convnext.evaluate.result import ClassificationResult
+from convnext.models.backbone import Backbone
 from convnext.models.convnext import ConvNeXt
 from convnext.recipes.recipe import to_dict
 from convnext.report.data import ReportData
@@ -95,7 +96,7 @@ def _write(
     job: Job,
     folder: RunFolder,
     fit: FitResult,
-    network: ConvNeXt,
+    network: Backbone,
     results: dict[str, ClassificationResult],
 ) -> None:
     """Weights, scores as JSON, report. A test split is what the report shows, if there is one."""
@@ -104,6 +105,7 @@ def _write(
     save_pretrained(
         network,
         folder.weights_dir,
+        name=None if isinstance(network, ConvNeXt) else recipe.task.model,
         labels=splits.classes,
         preprocessing=preprocessing_of(recipe.data),
         extra={"scores": scores, "recipe": recipe.name},

@@ -8,7 +8,7 @@ from convnext.data import ImageDataset
 from convnext.data.transforms import EvalTransform
 from convnext.evaluate.cam import grad_cam, overlay, seen_image
 from convnext.evaluate.result import Prediction
-from convnext.models.convnext import ConvNeXt
+from convnext.models.backbone import Backbone
 from convnext.report.data import Example, thumbnail
 
 __all__ = ["examples"]
@@ -19,7 +19,7 @@ BATCH = 8  # images whose class activation maps are computed together
 def examples(
     predictions: Sequence[Prediction],
     dataset: ImageDataset,
-    network: ConvNeXt,
+    network: Backbone,
     classes: Sequence[str],
     device: torch.device,
 ) -> list[Example]:

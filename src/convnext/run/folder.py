@@ -79,6 +79,33 @@ class RunFolder:
             if self.path.is_dir() and any(self.path.iterdir()):
                 raise ValueError(f"{self.path} is not empty and holds no run; choose another --out")
             return False
+        self._refuse_other(recipe)
+        for key, value in data.items():
+            if stored.get("data", {}).get(key, value) != value:
+                raise ValueError(
+                    f"the data is not that of the run in {self.path}: {key} was "
+                    f"{stored['data'][key]}, is {value}; restore the data or choose another --out"
+                )
+        return True
+
+    def scores(self, recipe: Recipe) -> dict[str, Any] | None:
+        """What a finished run of this recipe reached, by split; None if it has not ended.
+
+        Raises:
+            ValueError: The folder holds another run, or its scores are damaged.
+        """
+        path = self.path / "evaluation.json"
+        if self.stored() is None or not path.is_file():
+            return None
+        self._refuse_other(recipe)
+        try:
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); delete it to score again") from None
+        return {split: values[split] for split in ("val", "test") if split in values}
+
+    def _refuse_other(self, recipe: Recipe) -> None:
+        """Raise ValueError when the folder's run has other settings."""
         old = Recipe.from_file(self.recipe_file)
         changed = [
             line
@@ -90,13 +117,6 @@ class RunFolder:
                 f"{self.path} holds a run with other settings ({'; '.join(changed)}); "
                 "choose another --out, or repeat the command that started it"
             )
-        for key, value in data.items():
-            if stored.get("data", {}).get(key, value) != value:
-                raise ValueError(
-                    f"the data is not that of the run in {self.path}: {key} was "
-                    f"{stored['data'][key]}, is {value}; restore the data or choose another --out"
-                )
-        return True
 
     def create(self, recipe: Recipe, data: dict[str, Any]) -> None:
         """Make the folder and write recipe.json."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 import torch
 
 from convnext.data.config import DataConfig
-from convnext.models.convnext import ConvNeXt
+from convnext.models.backbone import Backbone
 from convnext.models.registry import is_model
 from convnext.recipes.recipe import from_dict
 from convnext.run.folder import RunFolder
@@ -33,7 +33,7 @@ class Loaded:
         run: The run that it comes from, if it comes from one.
     """
 
-    network: ConvNeXt
+    network: Backbone
     labels: tuple[str, ...]
     named: bool
     descriptions: dict[str, str]
@@ -117,7 +117,7 @@ def _load_weights(target: str, device: torch.device) -> Loaded:
         model, info = load_pretrained(True, name=target)
     else:
         model, info = load_pretrained(target)
-    network = cast(ConvNeXt, model)
+    network = cast(Backbone, model)
     if network.config.num_classes == 0:
         raise ValueError(f"{target} has no head, so it cannot classify; fine-tune it first")
     labels = info.labels or tuple(str(i) for i in range(network.config.num_classes))
@@ -159,7 +159,7 @@ def _load_checkpoint(path: Path, device: torch.device) -> Loaded:
     )
 
 
-def _ready(network: ConvNeXt, device: torch.device) -> ConvNeXt:
+def _ready(network: Backbone, device: torch.device) -> Backbone:
     network.eval().requires_grad_(False).to(device)
     network.to(memory_format=cast(Any, torch.channels_last))
     return network

@@ -10,7 +10,8 @@ from torch import nn
 
 from convnext.data import Splits, check_images, open_splits, summarise
 from convnext.evaluate.result import ClassificationResult
-from convnext.models.convnext import ConvNeXt
+from convnext.models.backbone import Backbone
+from convnext.models.convnext import ConvNeXtConfig
 from convnext.models.registry import is_model, model_config
 from convnext.recipes.choose import choose
 from convnext.recipes.recipe import Recipe, to_dict
@@ -75,9 +76,15 @@ def _network_of(weights: str) -> tuple[str, dict[str, Any]]:
     if not Path(weights).expanduser().exists():
         return "", {}
     found = read_checkpoint(weights)
-    name = found.name or ("convnextv2_tiny" if found.config.grn else "convnext_tiny")
-    usual, config = model_config(name), found.config
+    config = found.config
     args: dict[str, Any] = {}
+    if not isinstance(config, ConvNeXtConfig):
+        assert found.name is not None, "other networks are stored with their name"
+        usual_fields = stored_fields(model_config(found.name))
+        fields = stored_fields(config).items()
+        return found.name, {k: v for k, v in fields if v != usual_fields[k]}
+    name = found.name or ("convnextv2_tiny" if config.grn else "convnext_tiny")
+    usual = model_config(name)
     if found.name is None:
         args = {"depths": list(config.depths), "dims": list(config.dims)}
     if config.stem_stride != usual.stem_stride:
@@ -181,7 +188,7 @@ def _source(pretrained: str) -> str | bool:
     return True if pretrained == "true" else pretrained
 
 
-def _pretrained(recipe: Recipe, classes: Sequence[str], say: Callable[[str], None]) -> ConvNeXt:
+def _pretrained(recipe: Recipe, classes: Sequence[str], say: Callable[[str], None]) -> Backbone:
     """The pretrained network; its head is kept only if it is for these very classes."""
     config = recipe.task
     # The recipe decides every field: a resumed run builds the network without the weights.
@@ -196,7 +203,7 @@ def _pretrained(recipe: Recipe, classes: Sequence[str], say: Callable[[str], Non
         drop_path_rate=config.drop_path_rate,
         **fields,
     )
-    network = cast(ConvNeXt, model)
+    network = cast(Backbone, model)
     say(f"weights {info.source}: {info.report}")
     if info.labels is not None and info.labels != tuple(classes):
         network.reset_classifier(len(classes), config.head_init_scale)

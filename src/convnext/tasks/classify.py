@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from convnext.data.mixup import Mixup
 from convnext.data.sampling import class_weights
-from convnext.models.convnext import ConvNeXt, Stage
+from convnext.models.backbone import Backbone, Stage
 from convnext.models.registry import build_model
 from convnext.train.config import OptimConfig
 from convnext.train.param_groups import build_param_groups
@@ -71,7 +71,8 @@ class ClassifyConfig:
     def network_args(self) -> dict[str, Any]:
         """The overrides that `build_model` and `create_model` take for this configuration."""
         args = dict(self.model_args)
-        args["head_init_scale"] = self.head_init_scale
+        if self.head_init_scale != 1.0:
+            args["head_init_scale"] = self.head_init_scale
         for name in ("layer_scale_init_value", "stem_stride"):
             if (value := getattr(self, name)) is not None:
                 args[name] = value
@@ -113,7 +114,7 @@ class ClassifyTask(nn.Module):
                 drop_path_rate=config.drop_path_rate,
                 **config.network_args(),
             )
-        self.network = cast(ConvNeXt, network)
+        self.network = cast(Backbone, network)
         if config.grad_checkpointing:
             self.network.set_grad_checkpointing(True)
         if config.redraw_head:

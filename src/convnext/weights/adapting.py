@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 from torch import Tensor
 
-from convnext.models.convnext import ConvNeXtConfig
+from convnext.models.backbone import Backbone
 from convnext.weights.layouts.layout import StateDict
 
 
@@ -24,16 +24,16 @@ class Adapted:
     new: list[str] = field(default_factory=list)
 
 
-def adapt(state: StateDict, config: ConvNeXtConfig) -> Adapted:
+def adapt(state: StateDict, network: Backbone) -> Adapted:
     """Make a state dict in our layout fit a network that was asked for."""
     result = Adapted(dict(state))
-    _adapt_head(result, config)
-    _adapt_stem(result, config)
+    _adapt_head(result, network)
+    _adapt_stem(result, network)
     return result
 
 
-def _adapt_head(result: Adapted, config: ConvNeXtConfig) -> None:
-    state = result.state
+def _adapt_head(result: Adapted, network: Backbone) -> None:
+    state, config = result.state, network.config
     norm, head = "norm.weight" in state, state.get("head.weight")
     classes = 0 if head is None else head.shape[0]
     if config.features_only:
@@ -41,7 +41,7 @@ def _adapt_head(result: Adapted, config: ConvNeXtConfig) -> None:
             result.done.append("norm and head left out (features_only)")
         _remove(state, "norm.", "head.")
         return
-    if not norm and not classes:
+    if not norm and not classes and list(network.norm.parameters()):
         result.done.append("norm is new (the file holds an encoder only)")
         result.new.append("norm.*")
     if classes == config.num_classes:
@@ -54,13 +54,14 @@ def _adapt_head(result: Adapted, config: ConvNeXtConfig) -> None:
         result.new.append("head.*")
 
 
-def _adapt_stem(result: Adapted, config: ConvNeXtConfig) -> None:
+def _adapt_stem(result: Adapted, network: Backbone) -> None:
     stem = result.state["stem.conv.weight"]
     channels, kernel = stem.shape[1:3]
-    if channels != config.in_chans:
-        result.done.append(f"stem.conv.weight from {channels} to {config.in_chans} input channels")
-        stem = adapt_in_chans(stem, config.in_chans)
-    side = {1: 3, 2: 4}.get(config.stem_stride, config.stem_stride)
+    own = network.get_parameter("stem.conv.weight")
+    in_chans, side = own.shape[1:3]
+    if channels != in_chans:
+        result.done.append(f"stem.conv.weight from {channels} to {in_chans} input channels")
+        stem = adapt_in_chans(stem, in_chans)
     if kernel != side:
         result.done.append(f"stem.conv.weight resampled from {kernel}x{kernel} to {side}x{side}")
         stem = resize_stem(stem, side)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from convnext.models.backbone import BackboneConfig
 from convnext.models.convnext import ConvNeXtConfig
 from convnext.models.registry import list_models, model_config
 
@@ -48,21 +49,21 @@ def infer_config(state: Mapping[str, Tensor]) -> ConvNeXtConfig:
     )
 
 
-def same_network(a: ConvNeXtConfig, b: ConvNeXtConfig) -> bool:
+def same_network(a: BackboneConfig, b: BackboneConfig) -> bool:
     """Whether two configurations have the same blocks."""
-    return (a.depths, a.dims, a.grn, a.isotropic) == (b.depths, b.dims, b.grn, b.isotropic)
+    if isinstance(a, ConvNeXtConfig) and isinstance(b, ConvNeXtConfig):
+        return (a.depths, a.dims, a.grn, a.isotropic) == (b.depths, b.dims, b.grn, b.isotropic)
+    starts = ("head_init_scale", "layer_scale_init_value")
+    fields = ({k: v for k, v in stored_fields(c).items() if k not in starts} for c in (a, b))
+    return type(a) is type(b) and next(fields) == next(fields)
 
 
-def model_name(config: ConvNeXtConfig) -> str | None:
+def model_name(config: BackboneConfig) -> str | None:
     """The name in the registry of a network with these blocks, or None."""
-    for name in list_models():
-        known = model_config(name)
-        if isinstance(known, ConvNeXtConfig) and same_network(known, config):
-            return name
-    return None
+    return next((n for n in list_models() if same_network(model_config(n), config)), None)
 
 
-def stored_fields(config: ConvNeXtConfig) -> dict[str, object]:
+def stored_fields(config: BackboneConfig) -> dict[str, object]:
     """What of a configuration belongs to the weights, not to a use of them."""
     uses = ("num_classes", "in_chans", "drop_path_rate", "features_only", "out_indices")
     return {k: v for k, v in dataclasses.asdict(config).items() if k not in uses}

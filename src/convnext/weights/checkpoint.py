@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from convnext.models.backbone import BackboneConfig
 from convnext.models.convnext import ConvNeXtConfig
+from convnext.models.registry import is_model, model_config
 from convnext.weights.architecture import infer_config, model_name
 from convnext.weights.layouts.layout import Converted, Layout, StateDict
+from convnext.weights.layouts.ours import OTHER_NETWORK
 from convnext.weights.layouts.table import to_convnext
 from convnext.weights.preprocessing import Preprocessing
 from convnext.weights.reading import read_file, read_json
@@ -77,7 +80,7 @@ class Checkpoint:
     wrappers: tuple[str, ...]
     extra: tuple[str, ...]
     converted: Converted
-    config: ConvNeXtConfig
+    config: BackboneConfig
     name: str | None
     card: Card
 
@@ -102,22 +105,42 @@ def read_checkpoint(path: str | Path, *, ema: bool = True) -> Checkpoint:
     file = weight_file(path) if path.is_dir() else path
     content, metadata = read_file(file)
     unwrapped = unwrap(content, file, ema=ema)
-    try:
-        layout, converted = to_convnext(unwrapped.state)
-        config = infer_config(converted.state)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
     card = _folder_card(file.parent) if path.is_dir() else _file_card(file, metadata)
+    config: BackboneConfig
+    name: str | None
+    if card.name and is_model(card.name) and not is_convnext(model_config(card.name)):
+        layout, converted, name = OTHER_NETWORK, Converted(dict(unwrapped.state)), card.name
+        config = _stored(file, model_config(card.name), card.config)
+    else:
+        try:
+            layout, converted = to_convnext(unwrapped.state)
+            inferred = infer_config(converted.state)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        config, name = _with_stored(file, inferred, card.config), model_name(inferred)
     return Checkpoint(
         path=file,
         layout=layout,
         wrappers=unwrapped.wrappers,
         extra=unwrapped.extra,
         converted=converted,
-        config=_with_stored(file, config, card.config),
-        name=model_name(config),
+        config=config,
+        name=name,
         card=card,
     )
+
+
+def is_convnext(config: BackboneConfig) -> bool:
+    """Whether this is the family that other libraries know too."""
+    return isinstance(config, ConvNeXtConfig)
+
+
+def _stored(file: Path, usual: BackboneConfig, stored: dict[str, Any]) -> BackboneConfig:
+    """The configuration written beside the weights of a network that only this package has."""
+    try:
+        return dataclasses.replace(usual, **stored)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: the configuration stored with it is wrong: {error}") from error
 
 
 def weight_file(folder: Path) -> Path:

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from convnext.models.convnext import ConvNeXtConfig
 from convnext.weights.architecture import stored_fields
 from convnext.weights.atomic import (
     safetensors_writer,
@@ -68,17 +69,22 @@ def convert(
         )
     if checkpoint.converted.dropped:
         logger.info("left out: %s", summary(checkpoint.converted.dropped))
+    if not isinstance(checkpoint.config, ConvNeXtConfig):
+        raise ValueError(
+            f"{checkpoint.path} holds {checkpoint.name}, which no other layout can express; "
+            "copy the file instead"
+        )
     target = Path(target).expanduser()
     if target.suffix == "" or target.is_dir():
-        _write_folder(checkpoint, target, layout)
+        _write_folder(checkpoint, checkpoint.config, target, layout)
     else:
-        _write_file(checkpoint, target, layout)
+        _write_file(checkpoint, checkpoint.config, target, layout)
     return target
 
 
-def _write_file(checkpoint: Checkpoint, target: Path, layout: str) -> None:
+def _write_file(checkpoint: Checkpoint, config: ConvNeXtConfig, target: Path, layout: str) -> None:
     state = from_convnext(checkpoint.state, layout)
-    if layout not in ("convnext", "official") and checkpoint.config.stem_stride == 2:
+    if layout not in ("convnext", "official") and config.stem_stride == 2:
         raise ValueError(
             f"the layout {layout} has only stems of stride 4, this network has stride 2"
         )
@@ -102,8 +108,9 @@ def _card(checkpoint: Checkpoint) -> Card:
     return Card.from_dict(card)
 
 
-def _write_folder(checkpoint: Checkpoint, target: Path, layout: str) -> None:
-    config = checkpoint.config
+def _write_folder(
+    checkpoint: Checkpoint, config: ConvNeXtConfig, target: Path, layout: str
+) -> None:
     if layout not in FOLDER_LAYOUTS:
         raise ValueError(
             f"{target}: the layout {layout} is written to a file (.pth or .safetensors); folders "
@@ -123,7 +130,7 @@ def _write_folder(checkpoint: Checkpoint, target: Path, layout: str) -> None:
         write_folder(target, checkpoint.state, config, _card(checkpoint))
         return
     state = from_convnext(checkpoint.state, layout)
-    text = json.dumps(_transformers_config(checkpoint), indent=2, ensure_ascii=False)
+    text = json.dumps(_transformers_config(checkpoint, config), indent=2, ensure_ascii=False)
     metadata = {"format": "pt", SECTION: json.dumps(_card(checkpoint).to_dict())}
     write_atomically(
         {
@@ -133,8 +140,7 @@ def _write_folder(checkpoint: Checkpoint, target: Path, layout: str) -> None:
     )
 
 
-def _transformers_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    config = checkpoint.config
+def _transformers_config(checkpoint: Checkpoint, config: ConvNeXtConfig) -> dict[str, Any]:
     kind = "V2" if config.grn else ""
     labels = checkpoint.card.labels or [f"LABEL_{i}" for i in range(config.num_classes)]
     values: dict[str, Any] = {

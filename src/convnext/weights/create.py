@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from convnext.models.convnext import ConvNeXtConfig
+from convnext.models.backbone import BackboneConfig
 from convnext.models.registry import build_model, model_config
 from convnext.weights.adapting import adapt
 from convnext.weights.architecture import model_name, same_network, stored_fields
@@ -155,7 +155,7 @@ def load_pretrained(
         out_indices=out_indices,
         **fields,
     )
-    adapted = adapt(checkpoint.state, model.config)
+    adapted = adapt(checkpoint.state, model)
     converted = checkpoint.converted
     report = LoadReport(
         layout=checkpoint.layout.title,
@@ -177,9 +177,7 @@ def _check_name(name: str, checkpoint: Checkpoint, overrides: dict[str, Any], so
     if same_network(asked, checkpoint.config):
         return
     have = checkpoint.config
-    what = checkpoint.name or (
-        f"depths={have.depths}, dims={have.dims}, grn={have.grn}, isotropic={have.isotropic}"
-    )
+    what = checkpoint.name or (f"a network with depths={have.depths} and channels={have.channels}")
     raise ValueError(
         f"{source} holds weights of {what}, not of {name}; ask for the model that the file has, or "
         "load it without a name by load_pretrained"
@@ -190,7 +188,7 @@ def _info(
     source: str,
     entry: Weights | None,
     checkpoint: Checkpoint,
-    config: ConvNeXtConfig,
+    config: BackboneConfig,
     report: LoadReport,
 ) -> PretrainedInfo:
     card = checkpoint.card

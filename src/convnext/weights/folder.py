@@ -10,11 +10,12 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor
 
 import convnext
+from convnext.models.backbone import BackboneConfig
 from convnext.models.convnext import ConvNeXtConfig
 from convnext.weights.architecture import model_name, stored_fields
 from convnext.weights.atomic import safetensors_writer, text_writer, write_atomically
@@ -27,12 +28,14 @@ from convnext.weights.preprocessing import Preprocessing
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
-def loads_elsewhere(config: ConvNeXtConfig) -> bool:
+def loads_elsewhere(config: BackboneConfig) -> TypeGuard[ConvNeXtConfig]:
     """Whether timm and transformers can build a network of this configuration."""
+    if not isinstance(config, ConvNeXtConfig):
+        return False
     return not config.isotropic and config.stem_stride == 4 and len(config.depths) == 4
 
 
-def timm_architecture(config: ConvNeXtConfig) -> tuple[str, dict[str, Any]]:
+def timm_architecture(config: BackboneConfig) -> tuple[str, dict[str, Any]]:
     """Timm's name of a network and the arguments that it needs besides.
 
     ``num_classes`` is never among the arguments: transformers would get it twice.
@@ -58,7 +61,7 @@ def timm_architecture(config: ConvNeXtConfig) -> tuple[str, dict[str, Any]]:
 
 
 def write_folder(
-    directory: Path, state: Mapping[str, Tensor], config: ConvNeXtConfig, card: Card
+    directory: Path, state: Mapping[str, Tensor], config: BackboneConfig, card: Card
 ) -> None:
     """Write tensors in our layout and their card; each file is complete or absent.
 
@@ -67,11 +70,15 @@ def write_folder(
         ValueError: ``card.extra`` cannot be written as JSON.
     """
     architecture, args = timm_architecture(config)
+    fields = stored_fields(config)
     if loads_elsewhere(config):
         tensors = to_timm_shapes(TIMM.write(state), architecture)
-    else:
+    elif isinstance(config, ConvNeXtConfig):
         tensors = OURS.write(state)
-    section = {"version": convnext.__version__, **card.to_dict(), "config": stored_fields(config)}
+    else:
+        tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+        fields |= {"num_classes": config.num_classes, "in_chans": config.in_chans}
+    section = {"version": convnext.__version__, **card.to_dict(), "config": fields}
     values = _config_values(architecture, args, config, card)
     # Labels stand outside our section, where timm and transformers look for them.
     own = {k: v for k, v in section.items() if k not in ("labels", "descriptions")}
@@ -89,7 +96,7 @@ def write_folder(
 
 
 def _config_values(
-    architecture: str, args: dict[str, Any], config: ConvNeXtConfig, card: Card
+    architecture: str, args: dict[str, Any], config: BackboneConfig, card: Card
 ) -> dict[str, Any]:
     chans = config.in_chans
     usual = Preprocessing()
@@ -116,7 +123,7 @@ def _config_values(
     values: dict[str, Any] = {
         "architecture": architecture,
         "num_classes": config.num_classes,
-        "num_features": config.dims[-1],
+        "num_features": config.channels[-1],
         "global_pool": "avg",
         "model_args": args,
         "pretrained_cfg": pretrained_cfg,

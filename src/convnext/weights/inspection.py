@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from convnext.models.backbone import BackboneConfig
 from convnext.models.convnext import ConvNeXtConfig
 from convnext.weights.checkpoint import Checkpoint, read_checkpoint
 from convnext.weights.load_report import summary
@@ -36,7 +37,7 @@ class Inspection:
     num_bytes: int
     layout: str
     model: str | None
-    config: ConvNeXtConfig
+    config: BackboneConfig
     num_parameters: int
     num_classes: int
     in_chans: int
@@ -51,10 +52,11 @@ class Inspection:
 
     def __str__(self) -> str:
         c = self.config
-        parts = [f"depths {c.depths}", f"dims {c.dims}"]
-        parts += [word for word, there in (("GRN", c.grn), ("isotropic", c.isotropic)) if there]
-        parts += ["layer scale"] if c.layer_scale_init_value else []
-        parts += [f"stem stride {c.stem_stride}"] if not c.isotropic else []
+        parts = [f"depths {c.depths}", f"dims {c.channels}"]
+        if isinstance(c, ConvNeXtConfig):
+            parts += [word for word, there in (("GRN", c.grn), ("isotropic", c.isotropic)) if there]
+            parts += ["layer scale"] if c.layer_scale_init_value else []
+            parts += [f"stem stride {c.stem_stride}"] if not c.isotropic else []
         head = f"{self.num_classes}" if self.num_classes else "none (no head)"
         lines = {
             "file": f"{self.path} ({self.num_bytes / 1e6:.1f} MB)",

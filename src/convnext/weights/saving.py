@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from convnext.models.convnext import ConvNeXt
+from convnext.models.backbone import Backbone
 from convnext.weights.architecture import model_name
-from convnext.weights.checkpoint import Card
+from convnext.weights.checkpoint import Card, is_convnext
 from convnext.weights.folder import write_folder
 from convnext.weights.preprocessing import Preprocessing
 
@@ -34,12 +34,13 @@ def save_pretrained(
     load in this package only, and the others refuse them.
 
     Args:
-        model: A ConvNeXt; wrappers of DDP and torch.compile are taken off.
+        model: A network of this package; wrappers of DDP and torch.compile are taken off.
         directory: Folder, made if missing. Files of an earlier save are replaced.
         labels: Names of the classes in the order of the outputs.
         descriptions: Longer words for labels.
         preprocessing: What images need; ImageNet's evaluation at 224 px by default.
-        name: Name to store; found out from the network's shape by default.
+        name: Name to store; found out from the network's shape by default. A network that is no
+            ConvNeXt and has other fields than the named one needs it.
         licence: Licence of the weights.
         extra: Anything else to keep with the weights, as JSON values (scores, recipe).
 
@@ -47,15 +48,21 @@ def save_pretrained(
         The folder.
 
     Raises:
-        ValueError: The model is no whole ConvNeXt, or labels or preprocessing do not fit it.
+        ValueError: The model is no whole network of this package, has no name, or labels or
+            preprocessing do not fit it.
         OSError: No space or no permission; nothing half-written is left.
     """
     network: Any = model
     while hasattr(network, "_orig_mod") or isinstance(getattr(network, "module", None), nn.Module):
         network = getattr(network, "_orig_mod", None) or network.module
-    if not isinstance(network, ConvNeXt):
-        raise ValueError(f"save_pretrained writes ConvNeXt networks, not {type(network).__name__}")
+    if not isinstance(network, Backbone):
+        raise ValueError(
+            f"save_pretrained writes networks of this package, not {type(network).__name__}"
+        )
     config = network.config
+    name = name or model_name(config)
+    if name is None and not is_convnext(config):
+        raise ValueError(f"give save_pretrained the name that this {type(network).__name__} had")
     if config.features_only:
         raise ValueError(
             "a features_only network has no norm and head to save; build it without features_only"
@@ -68,7 +75,7 @@ def save_pretrained(
             f"{config.in_chans}; give mean and std one value per channel"
         )
     card = Card(
-        name=name or model_name(config),
+        name=name,
         labels=None if labels is None else tuple(labels),
         descriptions=dict(descriptions or {}),
         preprocessing=preprocessing,

@@ -18,4 +18,6 @@ NAMES = (
     "head.*",
 )
 
+# Networks that no other library has are stored as they are; their names need no translation.
+OTHER_NETWORK = Layout("convnext", "convnext (this package)", ())
 OURS = Layout("convnext", "convnext (this package)", tuple(Row(name, name) for name in NAMES))
