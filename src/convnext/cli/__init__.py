@@ -28,6 +28,7 @@ COMMANDS = {
     "weights": ("list, inspect and convert weights", "weights"),
     "doctor": ("check a folder of images before training", "use"),
     "bench": ("measure what networks cost and how fast they are", "bench"),
+    "analyse": ("look inside networks: receptive field, features", "analyse"),
     "roadmap": ("train the steps from ResNet to ConvNeXt", "study"),
     "ablate": ("train variants of a network and compare them", "study"),
     "demo": ("train on real photographs in a few minutes and report", "use"),

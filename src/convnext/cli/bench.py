@@ -33,10 +33,8 @@ class BenchArguments:
     """With or without torch.compile."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1."""
-    infer: bool = True
-    """Time inference."""
-    train: bool | None = None
-    """Time training and measure its peak memory; by default yes, or as the table."""
+    phases: tuple[Literal["inference", "training"], ...] = ()
+    """What is timed; of training also the peak memory. Both by default, or as the table."""
     count: Literal["paper", "modules", "fvcore", "operations"] = "paper"
     """How operations are counted; the rule is explained when it runs."""
     rounds: int = 5
@@ -88,15 +86,14 @@ def bench(arguments: list[str]) -> int:
     device = str(pick_device(args.device))
     more: dict[str, Any] = {
         "modes": args.modes,
-        "infer": args.infer,
         "rounds": args.rounds,
         "seconds": args.seconds,
         "rule": args.count,
     }
     if args.formats:
         more["memory_formats"] = args.formats
-    if args.train is not None:
-        more["train"] = args.train
+    if args.phases:
+        more["infer"], more["train"] = ("inference" in args.phases, "training" in args.phases)
     if args.like:
         config = like(
             args.like,

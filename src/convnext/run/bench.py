@@ -289,7 +289,7 @@ def _memory(cell: Cell) -> int:
     except EOFError:
         raise ValueError(
             f"training {cell.network} with batches of {cell.batch_size} was killed, for lack of "
-            "memory as a rule; take a smaller --batch-sizes or --no-train"
+            "memory as a rule; take smaller --batch-sizes, or only --phases inference"
         ) from None
     finally:
         process.join()
