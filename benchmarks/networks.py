@@ -6,7 +6,6 @@ Both are timed in both memory formats and the faster one of each counts: a user 
 import argparse
 import json
 import multiprocessing
-import resource
 from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from convnext import create_model
+from convnext.evaluate.cost import peak_memory
 from convnext.evaluate.timing import interleaved, ratio
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -83,10 +83,7 @@ def _peak(side: str, name: str, phase: str, dtype: str, batch: int, pipe: Any) -
     run = step(side, name, phase, dtype, batch, "eager")
     for _ in range(3):
         run()
-    if torch.cuda.is_available():
-        pipe.send(torch.cuda.max_memory_allocated() / 2**20)
-    else:
-        pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+    pipe.send(peak_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu")) / 2**20)
 
 
 def memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:

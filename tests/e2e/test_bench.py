@@ -12,6 +12,7 @@ from convnext.run.bench import like
 from convnext.run.bench_network import build
 
 QUICK = ("--rounds", "2", "--seconds", "0.02", "--device", "cpu")
+INFER, TRAIN = ("--phases", "inference"), ("--phases", "training")
 
 
 def test_ours_and_others_side_by_side(tmp_path, capsys):
@@ -50,7 +51,7 @@ def test_ours_and_others_side_by_side(tmp_path, capsys):
 def test_training_and_its_memory(tmp_path):
     file = tmp_path / "bench.json"
     arguments = ["bench", "convnext_atto", "--sizes", "32", "64", "--batch-sizes", "4", *QUICK]
-    assert main([*arguments, "--phases", "training", "--dtypes", "bf16", "--json", str(file)]) == 0
+    assert main([*arguments, *TRAIN, "--dtypes", "bf16", "--json", str(file)]) == 0
     small, large = json.loads(file.read_text())["rows"]
     assert 0 < small["training_mib"] <= large["training_mib"]
     assert small["training_images_per_second"] > 0
@@ -62,9 +63,7 @@ def test_another_counting_rule(tmp_path):
     for rule in ("paper", "operations", "fvcore"):
         file = tmp_path / f"{rule}.json"
         arguments = ["bench", "convnext_atto", "--sizes", "32", "--batch-sizes", "1", *QUICK]
-        assert (
-            main([*arguments, "--phases", "inference", "--count", rule, "--json", str(file)]) == 0
-        )
+        assert main([*arguments, *INFER, "--count", rule, "--json", str(file)]) == 0
         counted[rule] = json.loads(file.read_text())["rows"][0]["gmacs"]
     assert counted["operations"] == 2 * counted["paper"]
     assert counted["fvcore"] > counted["paper"]
@@ -73,11 +72,11 @@ def test_another_counting_rule(tmp_path):
 def test_bubble_plot(tmp_path, capsys):
     file = tmp_path / "plot.svg"
     arguments = ["bench", "convnextv2_atto", "convnextv2_femto", "--batch-sizes", "1", *QUICK]
-    assert main([*arguments, "--phases", "inference", "--plot", str(file)]) == 0
+    assert main([*arguments, *INFER, "--plot", str(file)]) == 0
     circles = [e for e in ET.parse(file).getroot().iter() if e.tag.endswith("circle")]
     assert len(circles) == 2
     arguments = ["bench", "convnext_atto", "--sizes", "32", "--batch-sizes", "1", *QUICK]
-    assert main([*arguments, "--phases", "inference", "--plot", str(file)]) == 2
+    assert main([*arguments, *INFER, "--plot", str(file)]) == 2
     assert "nothing to plot" in capsys.readouterr().err
 
 

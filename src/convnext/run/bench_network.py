@@ -1,7 +1,5 @@
 """One network of a benchmark: built by any library, and as a function that infers or trains."""
 
-import resource
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from convnext.evaluate.cost import peak_memory
 from convnext.models.registry import build_model, is_model, list_models, unknown
 
 __all__ = ["DTYPES", "Cell", "Dtype", "Format", "Mode", "build", "inference", "training"]
@@ -164,15 +163,10 @@ def training_memory(cell: Cell, send: Any) -> None:
                 step()
             send.send(torch.cuda.max_memory_allocated())
             return
-        before = _resident()
+        before = peak_memory(torch.device("cpu"))
         step = training(cell)
         for _ in range(3):
             step()
-        send.send(_resident() - before)
+        send.send(peak_memory(torch.device("cpu")) - before)
     except (RuntimeError, MemoryError, ValueError) as error:
         send.send(error)
-
-
-def _resident() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts kilobytes
