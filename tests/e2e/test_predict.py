@@ -3,7 +3,10 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -72,3 +75,25 @@ def test_a_folder_without_images_leaves_nothing_behind(run, tmp_path, capsys):
     assert main(["predict", str(run), str(tmp_path / "none"), "--csv", str(table)]) == 2
     assert "no image found in" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["none"]
+
+
+def test_memory_does_not_grow_with_the_number_of_images(run, tmp_path):
+    """Ten times the images, 40 MB more if all were kept as decoded, and 190 MB as tensors."""
+    rng = np.random.default_rng(0)
+    peaks = []
+    for count in (20, 200):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 255, (270, 300, 3), np.uint8)).save(folder / f"{i}.bmp")
+        arguments = ["predict", str(run), str(folder), "--csv", str(tmp_path / f"{count}.csv")]
+        arguments += ["--batch-size", "8", "--workers", "0", "--device", "cpu"]
+        code = (
+            "import torch; from convnext.cli import main; from convnext.evaluate.cost import "
+            f"peak_memory; assert main({arguments!r}) == 0; print(peak_memory(torch.device('cpu')))"
+        )
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert said.returncode == 0, said.stderr
+        peaks.append(int(said.stdout.split()[-1]))
+    assert len((tmp_path / "200.csv").read_text().splitlines()) == 201
+    assert peaks[1] - peaks[0] < 20e6

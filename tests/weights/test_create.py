@@ -211,7 +211,7 @@ def test_half_precision_weights_are_loaded_as_float32(model, tmp_path):
 
 def test_weights_of_another_network_are_named(file):
     with pytest.raises(
-        ValueError, match=r"net\.pth holds weights of depths=.*not of convnext_tiny"
+        ValueError, match=r"net\.pth holds weights of a network with depths=.*not of convnext_tiny"
     ):
         create_model("convnext_tiny", pretrained=file)
 

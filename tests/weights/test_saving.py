@@ -75,7 +75,7 @@ def test_wrapped_networks_are_saved_bare(model, tmp_path):
 def test_what_cannot_be_saved(model, tmp_path):
     with pytest.raises(ValueError, match="2 labels for a network with 3 classes"):
         save_pretrained(model, tmp_path, labels=["a", "b"])
-    with pytest.raises(ValueError, match=r"writes ConvNeXt networks, not Linear"):
+    with pytest.raises(ValueError, match=r"writes networks of this package, not Linear"):
         save_pretrained(torch.nn.Linear(2, 2), tmp_path)
     with pytest.raises(ValueError, match="features_only network has no norm and head"):
         save_pretrained(network(features_only=True), tmp_path)

@@ -5,6 +5,8 @@
 A network builds `stem`, `stages`, `norm` and `head`; all that uses them is here, once.
 """
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -88,10 +90,35 @@ class Stage(nn.Module):
             x = self.downsample(x)
         for block in self.blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
+                x = _repeated(block, x)
             else:
                 x = block(x)
         return x
+
+
+def _repeated(block: nn.Module, x: Tensor) -> Tensor:
+    """A block whose activations are computed again in the backward pass."""
+    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return cast(Tensor, checkpoint(block, x, use_reentrant=False))
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _frozen_statistics(norms)
+
+    return cast(Tensor, checkpoint(block, x, use_reentrant=False, context_fn=contexts))
+
+
+@contextmanager
+def _frozen_statistics(norms: list[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
+    """Keep batch norms from counting the same batch again."""
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, number) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, number
 
 
 class Backbone(nn.Module):

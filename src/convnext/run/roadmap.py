@@ -1,6 +1,7 @@
 """`convnext roadmap`: the road from ResNet to ConvNeXt, trained step by step on the user's data."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from convnext.run.folder import say_line
 
 __all__ = ["road_variants", "roadmap"]
 
-DROP_PATH = {"t": 0.1, "b": 0.5}  # table 5, where the run is long enough for it
+DROP_PATH = {"t": 0.1, "b": 0.5}  # table 5; for the steps before ConvNeXt-B no rate is stated
 
 
 def road_variants(
@@ -91,6 +92,9 @@ def roadmap(
         OSError: Something cannot be read or written.
     """
     short = num_train < IMAGENET_SCALE
+    if not short:
+        task = replace(recipe.task, drop_path_rate=DROP_PATH[regime])
+        recipe = replace(recipe, task=task)
     variants = road_variants(regime, steps, width_scale=width_scale, short=short)
     end = {"t": "ResNet-50 to ConvNeXt-T", "b": "ResNet-200 to ConvNeXt-B"}[regime]
     scale = "" if width_scale == 1.0 else f", widths x {width_scale:g}"

@@ -100,6 +100,12 @@ def list_weights(pattern: str = "*") -> list[Weights]:
     return sorted(found, key=lambda w: order[w.model])
 
 
+def published_top1(model: str, tag: str) -> float | None:
+    """Printed top-1 on ImageNet-1K of a published checkpoint, in percent; None without one."""
+    entry = _CATALOGUE.get((model, tag))
+    return entry.top1 if entry else None
+
+
 def tags(model: str) -> list[str]:
     """Tags of the published weights of a model, the one that ``pretrained=True`` means first."""
     found = [tag for name, tag in _CATALOGUE if name == model]
