@@ -1,4 +1,4 @@
-"""One runner for all benchmarks: `python benchmarks/run.py networks|memory|loader|engine|startup`.
+"""One runner for all benchmarks: `python benchmarks/run.py NAME`; --help lists the names.
 
 Every comparison is interleaved in one process: a round times each side once, in turn, and the
 ratio is taken round by round, so that a machine that slows down slows both sides. The figure is
@@ -55,6 +55,7 @@ def environment() -> dict[str, Any]:
 def main() -> None:
     import engine
     import loader
+    import masked
     import networks
     import startup
 
@@ -63,6 +64,7 @@ def main() -> None:
         "memory": networks.memory,
         "loader": loader.speed,
         "engine": engine.overhead,
+        "masked": masked.compare,
         "startup": startup.times,
     }
     parser = argparse.ArgumentParser(description=__doc__)

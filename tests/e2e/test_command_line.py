@@ -41,7 +41,7 @@ def test_every_command_explains_its_options(command, capsys):
         (["evaluate", "runs/none", "--data", "x"], "runs/none: no such file or folder"),
         (["weights", "inspct", "x"], "did you mean inspect?"),
         (["weights", "inspect", "no.pth"], "no.pth: no such file"),
-        (["models", "resnet"], "no model matches 'resnet'"),
+        (["models", "resnext"], "no model matches 'resnext'"),
         (["recipes", "resnet"], "no recipe matches 'resnet'"),
         (["train"], "no images: --data DIR"),
         (["predict", "convnext_tiny"], "no images: name files or folders"),

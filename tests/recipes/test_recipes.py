@@ -7,13 +7,18 @@ from dataclasses import replace
 import pytest
 import torch
 
+from convnext.data import DataSummary
 from convnext.models.registry import model_config
 from convnext.recipes import find_recipe, list_recipes
+from convnext.recipes.fcmae import fit_pretraining
 from convnext.recipes.recipe import Recipe, differences
-from convnext.tasks.classify import ClassifyTask
+from convnext.tasks.classify import ClassifyConfig, ClassifyTask
+from convnext.tasks.pretrain import PretrainConfig, PretrainTask
 from convnext.weights.catalogue import list_weights
 
 RECIPES = list_recipes()
+CLASSIFY = {n: r for n, r in RECIPES.items() if isinstance(r.task, ClassifyConfig)}
+PRETRAIN = {n: r for n, r in RECIPES.items() if isinstance(r.task, PretrainConfig)}
 TOY = {"depths": [1, 1, 1, 1], "dims": [4, 8, 12, 16]}
 
 
@@ -24,7 +29,7 @@ def test_json_brings_the_recipe_back_unchanged(name):
     assert Recipe.from_json(recipe.to_json()) == recipe
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", CLASSIFY)
 def test_every_recipe_builds_and_takes_two_steps_at_toy_size(name):
     recipe = RECIPES[name]
     toy = {"depths": [1], "dims": [8]} if "isotropic" in name else TOY
@@ -47,9 +52,64 @@ def test_every_recipe_builds_and_takes_two_steps_at_toy_size(name):
     assert all(not torch.equal(a, p) for a, p in zip(before, ends, strict=True))
 
 
+@pytest.mark.parametrize("name", PRETRAIN)
+def test_every_pretraining_recipe_takes_two_steps_at_toy_size(name):
+    recipe = PRETRAIN[name]
+    torch.manual_seed(0)
+    encoder = "convnextv2_atto" if recipe.task.encoder.startswith("convnextv2") else "convnext_atto"
+    task = PretrainTask(replace(recipe.task, encoder=encoder, decoder_dim=8))
+    groups = task.param_groups(recipe.optim)
+    for group in groups:
+        group["lr"] = recipe.optim.lr * group["lr_scale"]
+    optimizer = torch.optim.AdamW(groups, betas=recipe.optim.betas, eps=recipe.optim.eps)
+    before = [p.detach().clone() for p in task.parameters()]
+    for _ in range(2):
+        loss = task({"image": torch.randn(2, 3, 64, 64)})["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert torch.isfinite(loss)
+    changed = [not torch.equal(a, p) for a, p in zip(before, task.parameters(), strict=True)]
+    assert all(changed)
+
+
+def test_table_8():
+    for size in ("atto", "huge"):
+        short, long = RECIPES[f"fcmae_{size}"], RECIPES[f"fcmae_{size}_1600ep"]
+        assert short.optim.lr == pytest.approx(2.4e-3)
+        assert short.optim.betas == (0.9, 0.95)
+        assert (short.optim.batch_size, short.optim.warmup_epochs) == (4096, 40)
+        assert (short.optim.epochs, long.optim.epochs) == (800, 1600)
+        assert (short.task.mask_ratio, short.task.decoder_dim, short.task.decoder_depth) == (
+            *(0.6, 512),
+            1,
+        )
+        assert short.data.augment.scale == (0.2, 1.0)
+        assert short.data.augment.erase_prob == 0.0
+        assert not short.data.augment.rand_augment
+
+
+@pytest.mark.parametrize("n", [12, 300, 10_000, 2_000_000])
+def test_pretraining_is_made_fit_for_the_data(n):
+    summary = DataSummary(n, 0, 0, ("image",), (n,), 300, 200, False)
+    recipe, reasons = fit_pretraining(RECIPES["fcmae_tiny"], summary)
+    steps = recipe.optim.epochs * (n // recipe.optim.batch_size)
+    assert steps >= 20
+    assert recipe.data.image_size % 32 == 0
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    if n > 1_000_000:
+        assert recipe.optim.batch_size == 4096
+        assert not reasons
+    else:
+        assert recipe.optim.lr < 2.4e-3
+        assert len(reasons) >= 5
+    with pytest.raises(ValueError, match="cannot be cut into cells"):
+        fit_pretraining(RECIPES["fcmae_tiny"], summary, image_size=100)
+
+
 def test_the_weights_that_recipes_start_from_are_in_the_catalogue_or_come_from_a_recipe():
     known = {(entry.model, entry.tag) for entry in list_weights()}
-    for recipe in RECIPES.values():
+    for recipe in CLASSIFY.values():
         start = recipe.task.pretrained
         if start.startswith("runs/"):
             assert start.split("/")[1] in RECIPES
@@ -60,7 +120,7 @@ def test_the_weights_that_recipes_start_from_are_in_the_catalogue_or_come_from_a
 def test_expected_accuracy_is_that_of_the_published_weights():
     published = {(e.model, e.tag): e.top1 for e in list_weights() if e.top1 is not None}
     compared = 0
-    for name, recipe in RECIPES.items():
+    for name, recipe in CLASSIFY.items():
         tag = name.removeprefix(recipe.task.model + "_")
         if recipe.expected_top1 is not None and (recipe.task.model, tag) in published:
             assert recipe.expected_top1 == published[recipe.task.model, tag], name
@@ -140,6 +200,6 @@ def test_differences_name_the_fields():
 
 
 def test_every_recipe_names_a_network_that_exists():
-    for recipe in RECIPES.values():
+    for recipe in CLASSIFY.values():
         fields = {f.name for f in dataclasses.fields(model_config(recipe.task.model))}
         assert set(recipe.task.network_args()) <= fields

@@ -20,7 +20,7 @@ MISTAKE, INTERRUPTED = 2, 130
 
 # command: what it does, and the module whose function of the same name runs it
 COMMANDS = {
-    "train": ("train a classifier on your images", "train"),
+    "train": ("train a classifier, or pre-train without labels", "train"),
     "evaluate": ("score a classifier on labelled images", "use"),
     "predict": ("classify images", "use"),
     "recipes": ("list the recipes", "tables"),
@@ -29,6 +29,7 @@ COMMANDS = {
     "doctor": ("check a folder of images before training", "use"),
     "bench": ("measure what networks cost and how fast they are", "bench"),
     "analyse": ("look inside networks: receptive field, features", "analyse"),
+    "reconstruct": ("draw what a masked autoencoder paints", "reconstruct"),
     "roadmap": ("train the steps from ResNet to ConvNeXt", "study"),
     "ablate": ("train variants of a network and compare them", "study"),
     "demo": ("train on real photographs in a few minutes and report", "use"),

@@ -10,9 +10,11 @@ import tyro
 
 from convnext import run
 from convnext.cli.parse import parse
-from convnext.recipes import find_recipe
+from convnext.recipes import find_recipe, list_recipes
 from convnext.recipes.recipe import Recipe
 from convnext.run.folder import RunFolder
+from convnext.tasks.classify import ClassifyConfig
+from convnext.tasks.pretrain import PretrainConfig
 from convnext.train.config import OptimConfig
 
 __all__ = ["train"]
@@ -37,26 +39,42 @@ def train(arguments: list[str]) -> int:
     arguments = _long_form(arguments)
     # What the user gives is read twice: to choose a recipe, and then on top of that recipe.
     any_length = OptimConfig(warmup_epochs=0.0, min_lr=0.0)
-    first, base = _train_arguments(arguments, Recipe(name="auto", optim=any_length))
+    task = _named_task(arguments)
+    first, base = _train_arguments(arguments, Recipe(name="auto", task=task, optim=any_length))
     out = Path(first.out) if first.out else _default_out(first.recipe, base.data.path)
     reasons: Sequence[str] = ()
+    given = {
+        "image_size": base.data.image_size if _given(arguments, "--data.image-size") else None,
+        "batch_size": base.optim.batch_size if _given(arguments, "--optim.batch-size") else None,
+        "epochs": base.optim.epochs if _given(arguments, "--optim.epochs") else None,
+    }
     if first.recipe:
         recipe = find_recipe(first.recipe)
+        if isinstance(task, PretrainConfig) and not first.recipe.endswith(".json"):
+            _need_data(base)
+            recipe, reasons = run.choose_pretraining(recipe, base, **given)
+            if RunFolder(out).stored() is not None:
+                recipe, reasons = Recipe.from_file(RunFolder(out).recipe_file), ()
     elif RunFolder(out).stored() is not None:
         recipe = Recipe.from_file(RunFolder(out).recipe_file)  # chosen when the run began
     else:
         _need_data(base)
         recipe, reasons = run.choose_recipe(
             base,
-            model=base.task.model if _given(arguments, "--task.model") else "",
-            image_size=base.data.image_size if _given(arguments, "--data.image-size") else None,
-            batch_size=base.optim.batch_size if _given(arguments, "--optim.batch-size") else None,
-            epochs=base.optim.epochs if _given(arguments, "--optim.epochs") else None,
+            model=base.classify.model if _given(arguments, "--task.model") else "",
+            **given,
         )
     _, recipe = _train_arguments(arguments, recipe)
     _need_data(recipe)
     run.train(recipe, out, reasons=reasons)
     return 0
+
+
+def _named_task(arguments: Sequence[str]) -> ClassifyConfig | PretrainConfig:
+    """The task of the recipe that is named, since it decides which options there are."""
+    recipes = list_recipes()
+    named = next((a for a in arguments if a in recipes or a.endswith(".json")), None)
+    return find_recipe(named).task if named is not None else ClassifyConfig()
 
 
 def _need_data(recipe: Recipe) -> None:

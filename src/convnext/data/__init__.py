@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from convnext.data.splits import Finding, Splits, open_for_evaluation, open_splits
     from convnext.data.summary import DataSummary, summarise
     from convnext.data.transforms import eval_transform, train_transform
+    from convnext.data.unlabelled import open_images
 
 _HOMES = {
     "AugmentConfig": "config",
@@ -44,6 +45,7 @@ _HOMES = {
     "read_image": "decode",
     "summarise": "summary",
     "train_dataset": "dataset",
+    "open_images": "unlabelled",
     "train_transform": "transforms",
 }
 
@@ -67,6 +69,7 @@ __all__ = [
     "iter_files",
     "num_workers",
     "open_for_evaluation",
+    "open_images",
     "open_splits",
     "plan_accumulation",
     "read_image",

@@ -142,7 +142,7 @@ def assemble(config: DataConfig) -> tuple[Splits, list[Finding], Mapping[str, Li
         sources[name] = (
             source if (labels >= 0).all() else source.subset(np.flatnonzero(labels >= 0))
         )
-    return _divide(sources, base.classes, config), problems, parts
+    return divide(sources, base.classes, config), problems, parts
 
 
 def find_parts(config: DataConfig) -> dict[str, Listing]:
@@ -206,7 +206,8 @@ def _list_folder(path: Path) -> dict[str, Listing]:
     return parts
 
 
-def _divide(sources: dict[str, Source], classes: tuple[str, ...], config: DataConfig) -> Splits:
+def divide(sources: Mapping[str, Source], classes: tuple[str, ...], config: DataConfig) -> Splits:
+    """Sources by name ("all", or "train" and others) as splits; what is missing is held out."""
     whole = sources.get("train", sources.get("all"))
     assert whole is not None, "checked by the caller"
     val, test = sources.get("val"), sources.get("test")

@@ -7,6 +7,7 @@ Woo et al., ConvNeXt V2, CVPR 2023 (section 3.2, table 14).
     block: x + DropPath(γ · Linear(GRN?(GELU(Linear(LN(depthwise7x7(x)))))))
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -93,9 +94,14 @@ class Block(nn.Module):
         self.pwconv2 = nn.Linear(4 * dim, dim)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Add DropPath(γ · mlp(norm(dwconv(x)))) to x."""
-        branch: Tensor = self.norm(self.dwconv(x).permute(0, 2, 3, 1))  # N, H, W, C
+    def forward(self, x: Tensor, mix: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Add DropPath(γ · mlp(norm(dwconv(x)))) to x.
+
+        With ``mix`` in place of the depthwise convolution, positions may lie in any way: masked
+        pre-training gives the visible ones alone.
+        """
+        mixed = self.dwconv(x) if mix is None else mix(x)
+        branch: Tensor = self.norm(mixed.permute(0, 2, 3, 1))  # N, H, W, C
         branch = self.pwconv1(branch)  # N, H, W, 4C
         reuse = self._may_reuse_memory()
         branch = torch.ops.aten.gelu_(branch) if reuse else F.gelu(branch)

@@ -25,7 +25,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     if not wanted or x.device.type != "cpu" or use_reference():
-        return _same_conv(x, weight, bias)
+        return same_conv(x, weight, bias)
     if torch.is_autocast_enabled("cpu"):  # a library operator has to do what autocast does to one
         dtype = torch.get_autocast_dtype("cpu")
         x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
@@ -33,30 +33,32 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return out
 
 
-def _same_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The convolution as the library has it."""
     return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
 
 
 @torch.library.custom_op("convnext::depthwise_conv2d", mutates_args=())
 def _depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return _same_conv(x, weight, bias)
+    return same_conv(x, weight, bias)
 
 
 @_depthwise.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return _same_conv(x, weight, bias)
+    return same_conv(x, weight, bias)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     x, weight = ctx.saved_tensors
     need_x, need_weight, need_bias = ctx.needs_input_grad
-    grad_x = _same_conv(grad, weight.flip(2, 3), None) if need_x else None
-    grad_weight = _weight_grad(grad, x, weight).to(weight.dtype) if need_weight else None
+    grad_x = same_conv(grad, weight.flip(2, 3), None) if need_x else None
+    grad_weight = weight_grad(grad, x, weight).to(weight.dtype) if need_weight else None
     grad_bias = grad.sum((0, 2, 3)) if need_bias else None
     return grad_x, grad_weight, grad_bias
 
 
-def _weight_grad(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+def weight_grad(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of the weight, in fp32 at least."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     padding = weight.shape[-1] // 2
     grads: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(

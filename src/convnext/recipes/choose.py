@@ -266,8 +266,8 @@ def _imagenet(plan: _Plan, task: ClassifyConfig, data: DataConfig) -> tuple[Reci
     """Enough images for the published recipe."""
     base = IMAGENET["convnext_tiny_in1k"]
     plan.say("enough images for the published ImageNet recipe, which is used as it stands")
-    drop_path = base.task.drop_path_rate
-    task = replace(base.task, model=task.model, stem_stride=task.stem_stride)
+    drop_path = base.classify.drop_path_rate
+    task = replace(base.classify, model=task.model, stem_stride=task.stem_stride)
     data = replace(base.data, path=data.path, image_size=data.image_size, in_chans=data.in_chans)
     return replace(
         base,

@@ -79,7 +79,7 @@ def _fine_tune(size: str) -> Recipe:
         BASE,
         name=f"convnextv2_{size}_fcmae_ft_in1k",
         task=replace(
-            BASE.task,
+            BASE.classify,
             model=f"convnextv2_{size}",
             pretrained="fcmae",
             drop_path_rate=row.drop_path,
@@ -108,7 +108,7 @@ def _in22k(size: str) -> Recipe:
     return replace(
         base,
         name=f"convnextv2_{size}_fcmae_ft_in22k",
-        task=replace(base.task, drop_path_rate=drop_path, smoothing=0.1, mixup=0.8, cutmix=1.0),
+        task=replace(base.classify, drop_path_rate=drop_path, smoothing=0.1, mixup=0.8, cutmix=1.0),
         data=replace(base.data, image_size=384),
         optim=replace(
             base.optim,
@@ -134,7 +134,7 @@ def _in22k_fine_tune(size: str, pixels: int) -> Recipe:
         base,
         name=f"convnextv2_{size}_fcmae_ft_in22k_in1k{suffix}",
         task=replace(
-            base.task,
+            base.classify,
             pretrained=f"runs/{base.name}/weights",
             drop_path_rate=drop_path,
             mixup=0.0,

@@ -81,7 +81,7 @@ def _named(
         base,
         name=name,
         task=replace(
-            base.task,
+            base.classify,
             model=model,
             pretrained=pretrained,
             drop_path_rate=drop_path,

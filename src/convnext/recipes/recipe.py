@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from convnext.data.config import DataConfig
 from convnext.tasks.classify import ClassifyConfig
+from convnext.tasks.pretrain import PretrainConfig
 from convnext.train.config import OptimConfig, TrainConfig
 
 __all__ = ["Recipe", "differences", "from_dict", "to_dict"]
@@ -22,7 +23,7 @@ class Recipe:
 
     name: str = "custom"
     """Name of the recipe."""
-    task: ClassifyConfig = field(default_factory=ClassifyConfig)
+    task: ClassifyConfig | PretrainConfig = field(default_factory=ClassifyConfig)
     """Network and loss."""
     data: DataConfig = field(default_factory=DataConfig)
     """Images and augmentation."""
@@ -38,6 +39,17 @@ class Recipe:
     """What the run took where it was published."""
     notes: str = ""
     """What a reader should know besides."""
+
+    @property
+    def classify(self) -> ClassifyConfig:
+        """The task of a recipe that trains a classifier.
+
+        Raises:
+            ValueError: It pre-trains.
+        """
+        if not isinstance(self.task, ClassifyConfig):
+            raise ValueError(f"the recipe {self.name} pre-trains; it has no classes")
+        return self.task
 
     def to_json(self) -> str:
         """The recipe as indented JSON; `from_json` reads it back unchanged."""
@@ -120,6 +132,10 @@ def _value(kind: Any, value: Any, where: str) -> Any:
             return value
         kind = " | ".join(repr(o) for o in options)
     elif origin in (typing.Union, types.UnionType):
+        kinds = [option for option in options if dataclasses.is_dataclass(option)]
+        if kinds and isinstance(value, dict):  # the one that has most of the fields
+            nearest = max(kinds, key=lambda k: len(value.keys() & typing.get_type_hints(k).keys()))
+            return _value(nearest, value, where)
         for option in options:
             try:
                 return _value(option, value, where)

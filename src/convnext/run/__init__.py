@@ -1,7 +1,9 @@
 """Train, evaluate, predict: a recipe wired to data, task, engine, metrics and report."""
 
+from convnext.run.classification import choose_recipe
 from convnext.run.evaluation import evaluate
 from convnext.run.prediction import predict
-from convnext.run.training import choose_recipe, train
+from convnext.run.pretraining import choose_pretraining
+from convnext.run.training import train
 
-__all__ = ["choose_recipe", "evaluate", "predict", "train"]
+__all__ = ["choose_pretraining", "choose_recipe", "evaluate", "predict", "train"]

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -182,7 +183,7 @@ class _Study:
                     self.recipe,
                     name=variant.name,
                     task=replace(
-                        self.recipe.task, model=variant.model, model_args=variant.model_args
+                        self.recipe.classify, model=variant.model, model_args=variant.model_args
                     ),
                     train=replace(self.recipe.train, seed=seed),
                 )
@@ -191,7 +192,7 @@ class _Study:
 
     def cost(self, variant: Variant) -> tuple[int, int]:
         """Parameters and multiply-accumulates at the recipe's image size."""
-        data, task = self.recipe.data, replace(self.recipe.task, model_args=variant.model_args)
+        data, task = self.recipe.data, replace(self.recipe.classify, model_args=variant.model_args)
         args: dict[str, Any] = task.network_args()
         with torch.device("meta"):
             model = build_model(variant.model, in_chans=data.in_chans, **args)
@@ -297,11 +298,17 @@ def _each_done(runs: Sequence[_Run], parallel: int) -> Iterator[_Run]:
 
 @contextmanager
 def _children() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that end with the block: each saves its run when it is terminated."""
+    """Processes that end with the block, also when this one is told to end; each saves its run."""
     started: list[subprocess.Popen[bytes]] = []
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield started
     finally:
+        signal.signal(signal.SIGTERM, before)
         for child in started:
             if child.poll() is None:
                 child.terminate()

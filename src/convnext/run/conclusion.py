@@ -71,7 +71,7 @@ def _best_task(job: Job, fit: FitResult) -> ClassifyTask:
     """The task with the weights of the best evaluation, else with the last ones, everywhere."""
     recipe, world = job.recipe, job.world
     task = ClassifyTask(
-        recipe.task,
+        recipe.classify,
         num_classes=len(job.splits.classes),
         in_chans=recipe.data.in_chans,
         labels=job.splits.train.labels,
@@ -105,7 +105,7 @@ def _write(
     save_pretrained(
         network,
         folder.weights_dir,
-        name=None if isinstance(network, ConvNeXt) else recipe.task.model,
+        name=None if isinstance(network, ConvNeXt) else recipe.classify.model,
         labels=splits.classes,
         preprocessing=preprocessing_of(recipe.data),
         extra={"scores": scores, "recipe": recipe.name},
@@ -126,7 +126,7 @@ def _write(
     stored = folder.stored() or {}
     write_report(
         ReportData(
-            title=f"{recipe.task.model} on {Path(recipe.data.path).name or recipe.data.path}",
+            title=f"{recipe.classify.model} on {Path(recipe.data.path).name or recipe.data.path}",
             created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
             result=shown,
             split={"val": "validation", "test": "test"}[split],
@@ -146,9 +146,13 @@ def _write(
 
 def _description(job: Job, fit: FitResult) -> str:
     recipe, splits = job.recipe, job.splits
-    start = f"from {recipe.task.pretrained} weights" if recipe.task.pretrained else "from scratch"
+    start = (
+        f"from {recipe.classify.pretrained} weights"
+        if recipe.classify.pretrained
+        else "from scratch"
+    )
     text = (
-        f"{recipe.task.model}, trained {start} on {len(splits.train):,} images of "
+        f"{recipe.classify.model}, trained {start} on {len(splits.train):,} images of "
         f"{len(splits.classes)} classes for {recipe.optim.epochs} epochs ({fit.step:,} steps)."
     )
     if splits.test is not None and splits.val is not None:
@@ -163,7 +167,7 @@ def _facts(job: Job, fit: FitResult, results: dict[str, ClassificationResult]) -
     recipe, splits = job.recipe, job.splits
     facts = {
         "recipe": recipe.name,
-        "network": recipe.task.model,
+        "network": recipe.classify.model,
         "data": recipe.data.path,
         "images": ", ".join(f"{name} {len(part):,}" for name, part in splits.named().items()),
         "effective batch": str(recipe.optim.batch_size),

@@ -38,10 +38,10 @@ def demo(
         "defect probability is at least 0.5.\n"
         f"{len(parts['train']):,} photographs to train on, {len(parts['val'])} to choose weights, "
         f"{len(parts['test'])} held out for the score.\n"
-        f"{recipe.task.model} from scratch, {recipe.optim.epochs} epochs, seed {seed}; "
+        f"{recipe.classify.model} from scratch, {recipe.optim.epochs} epochs, seed {seed}; "
         f"the run goes to {out}."
     )
-    result = train(recipe, out, say=say)["test"]
+    result: ClassificationResult = train(recipe, out, say=say)["test"]
     say(
         f"\nThe test photographs, scored once: {result.top1:.1f} % right "
         f"(always saying {result.class_names[result.majority_class]!r}: "

@@ -1,12 +1,14 @@
 """The folder of a run: what lies where, and whether a command may go on with it."""
 
+import fcntl
 import json
 import os
 import platform
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +22,8 @@ __all__ = ["RunFolder", "command_line", "say_line", "versions", "write_text"]
 
 # What a recipe says about itself, and where the images lie now.
 FREE = ("name", "source", "expected_top1", "cost", "notes", "data.path")
+
+LOCK = ".lock"  # held by the process that trains in the folder
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class RunFolder:
         stored = self.stored()
         if stored is None:
             _check_writable(self.path)
-            if self.path.is_dir() and any(self.path.iterdir()):
+            if self.path.is_dir() and any(p.name != LOCK for p in self.path.iterdir()):
                 raise ValueError(f"{self.path} is not empty and holds no run; choose another --out")
             return False
         self._refuse_other(recipe)
@@ -130,6 +134,24 @@ class RunFolder:
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         write_text(self.recipe_file, json.dumps(values, indent=2) + "\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this folder; a dead process holds no lock.
+
+        Raises:
+            ValueError: Another process is training here.
+        """
+        with (self.path / LOCK).open("w") as file:
+            try:
+                # lockf, not flock: loader processes must not inherit the lock of a dead parent
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                raise ValueError(
+                    f"another process is training in {self.path}; wait for it, end it, or choose "
+                    "another --out"
+                ) from None
+            yield
 
     def history(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line cut by a crash is left out."""

@@ -45,7 +45,7 @@ class Job:
             seed=recipe.train.seed,
             workers=num_workers(recipe.data.workers),
             sampling=recipe.data.sampling,
-            even=bool(recipe.task.mixup or recipe.task.cutmix),
+            even=recipe.task.pairs_images,
         )
 
     def eval_batches(self, source: Source) -> EvalBatches:

@@ -8,6 +8,8 @@ import torch
 from convnext.evaluate.cost import macs, num_params
 from convnext.models.registry import build_model, list_models
 from convnext.recipes import list_recipes
+from convnext.recipes.recipe import Recipe
+from convnext.tasks.pretrain import PretrainConfig
 from convnext.weights.catalogue import list_weights
 
 __all__ = ["model_table", "recipe_table", "weight_table"]
@@ -26,12 +28,18 @@ def recipe_table(pattern: str) -> list[Row]:
             "epochs": recipe.optim.epochs,
             "lr": f"{recipe.optim.lr:.3g}",
             "expected top-1": recipe.expected_top1,
-            "starts from": recipe.task.pretrained or "scratch",
+            "starts from": _start(recipe),
             "source": recipe.source,
         }
         for name, recipe in list_recipes().items()
         if fnmatch.fnmatchcase(name, pattern)
     ]
+
+
+def _start(recipe: Recipe) -> str:
+    if isinstance(recipe.task, PretrainConfig):
+        return "scratch, no labels"
+    return recipe.task.pretrained or "scratch"
 
 
 def model_table(pattern: str) -> list[Row]:

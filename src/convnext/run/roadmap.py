@@ -93,7 +93,7 @@ def roadmap(
     """
     short = num_train < IMAGENET_SCALE
     if not short:
-        task = replace(recipe.task, drop_path_rate=DROP_PATH[regime])
+        task = replace(recipe.classify, drop_path_rate=DROP_PATH[regime])
         recipe = replace(recipe, task=task)
     variants = road_variants(regime, steps, width_scale=width_scale, short=short)
     end = {"t": "ResNet-50 to ConvNeXt-T", "b": "ResNet-200 to ConvNeXt-B"}[regime]

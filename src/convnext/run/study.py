@@ -6,7 +6,7 @@ from typing import Literal
 from convnext.data import open_splits
 from convnext.data.config import DataConfig
 from convnext.recipes.recipe import Recipe
-from convnext.run.training import choose_recipe
+from convnext.run.classification import choose_recipe
 from convnext.tasks.classify import ClassifyConfig
 from convnext.train.config import OptimConfig, TrainConfig
 
@@ -65,6 +65,6 @@ def study_recipe(
         device=device,
         precision=precision,
     )
-    task = replace(recipe.task, layer_scale_init_value=None, stem_stride=None, model_args={})
+    task = replace(recipe.classify, layer_scale_init_value=None, stem_stride=None, model_args={})
     recipe = replace(recipe, task=task, data=recipe.data, optim=optim, train=train, notes="")
     return recipe, len(open_splits(recipe.data).train)

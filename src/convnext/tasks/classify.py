@@ -68,6 +68,11 @@ class ClassifyConfig:
             if value < 0:
                 raise ValueError(f"task.{name} is {value}; it must not be negative (0 = off)")
 
+    @property
+    def pairs_images(self) -> bool:
+        """Whether the images of a batch are mixed in pairs, so that their number must be even."""
+        return bool(self.mixup or self.cutmix)
+
     def network_args(self) -> dict[str, Any]:
         """The overrides that `build_model` and `create_model` take for this configuration."""
         args = dict(self.model_args)

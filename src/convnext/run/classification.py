@@ -1,0 +1,146 @@
+"""Classification: its recipe for the data at hand, its network, its scores."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from convnext.data import open_splits, summarise
+from convnext.models.backbone import Backbone
+from convnext.models.convnext import ConvNeXtConfig
+from convnext.models.registry import is_model, model_config
+from convnext.recipes.choose import choose
+from convnext.recipes.recipe import Recipe
+from convnext.run.conclusion import conclude
+from convnext.run.job import Job
+from convnext.run.kind import Kind
+from convnext.run.loading import pick_device
+from convnext.tasks.classify import ClassifyTask
+from convnext.train.hooks import Hook
+from convnext.train.protocols import Evaluate, Task
+from convnext.weights.architecture import stored_fields
+from convnext.weights.checkpoint import read_checkpoint
+from convnext.weights.create import load_pretrained
+from convnext.weights.sources import resolve
+
+__all__ = ["CLASSIFICATION", "choose_recipe"]
+
+
+def choose_recipe(
+    base: Recipe,
+    *,
+    model: str = "",
+    image_size: int | None = None,
+    batch_size: int | None = None,
+    epochs: int | None = None,
+) -> tuple[Recipe, list[str]]:
+    """A recipe fit for the data that `base.data` names, and the reasons for it.
+
+    Args:
+        base: Its data configuration says where the images are; its task, what to start from.
+        model: Name of the network, if the user has chosen it; so for the other arguments.
+        image_size: Side of the images in pixels.
+        batch_size: Images a step.
+        epochs: Passes over the data.
+    """
+    summary = summarise(open_splits(base.data), base.data)
+    start = base.classify.pretrained
+    model_args: dict[str, Any] = {}
+    if start and not model:
+        model, model_args = _network_of(start)
+    return choose(
+        summary,
+        data=base.data,
+        device=pick_device(base.train.device).type,
+        pretrained=start,
+        model=model,
+        model_args=model_args,
+        image_size=image_size,
+        batch_size=batch_size,
+        epochs=epochs,
+    )
+
+
+def _network_of(weights: str) -> tuple[str, dict[str, Any]]:
+    """The network that weights are for, as far as they say: its name, and fields that differ."""
+    name = weights.partition(".")[0]
+    if is_model(name) and not Path(weights).exists():
+        return name, {}
+    if not Path(weights).expanduser().exists():
+        return "", {}
+    found = read_checkpoint(weights)
+    config = found.config
+    args: dict[str, Any] = {}
+    if not isinstance(config, ConvNeXtConfig):
+        assert found.name is not None, "other networks are stored with their name"
+        usual_fields = stored_fields(model_config(found.name))
+        fields = stored_fields(config).items()
+        return found.name, {k: v for k, v in fields if v != usual_fields[k]}
+    name = found.name or ("convnextv2_tiny" if config.grn else "convnext_tiny")
+    usual = model_config(name)
+    if found.name is None:
+        args = {"depths": list(config.depths), "dims": list(config.dims)}
+    if config.stem_stride != usual.stem_stride:
+        args["stem_stride"] = config.stem_stride
+    if bool(config.layer_scale_init_value) != bool(usual.layer_scale_init_value):
+        args["layer_scale_init_value"] = config.layer_scale_init_value
+    return name, args
+
+
+def _build(job: Job, resumed: bool, say: Callable[[str], None]) -> ClassifyTask:
+    """Network and loss; with pretrained weights unless a checkpoint will replace them anyway."""
+    recipe, splits, config = job.recipe, job.splits, job.recipe.classify
+    network: nn.Module | None = None
+    if config.pretrained and not resumed:
+        # Downloaded once, by the first process, and read by all of them from its cache.
+        job.world.from_main(lambda: str(resolve(_source(config.pretrained), config.model).path))
+        network = _pretrained(recipe, splits.classes, say)
+    return ClassifyTask(
+        config,
+        num_classes=len(splits.classes),
+        in_chans=recipe.data.in_chans,
+        labels=splits.train.labels,
+        network=network,
+    )
+
+
+def _source(pretrained: str) -> str | bool:
+    return True if pretrained == "true" else pretrained
+
+
+def _pretrained(recipe: Recipe, classes: Sequence[str], say: Callable[[str], None]) -> Backbone:
+    """The pretrained network; its head is kept only if it is for these very classes."""
+    config = recipe.classify
+    # The recipe decides every field: a resumed run builds the network without the weights.
+    fields: dict[str, Any] = stored_fields(
+        replace(model_config(config.model), **config.network_args())
+    )
+    model, info = load_pretrained(
+        _source(config.pretrained),
+        name=config.model,
+        num_classes=len(classes),
+        in_chans=recipe.data.in_chans,
+        drop_path_rate=config.drop_path_rate,
+        **fields,
+    )
+    network = cast(Backbone, model)
+    say(f"weights {info.source}: {info.report}")
+    if info.labels is not None and info.labels != tuple(classes):
+        network.reset_classifier(len(classes), config.head_init_scale)
+        say("  head is new (the weights are for other classes)")
+    return network
+
+
+def _evaluator(job: Job) -> Evaluate | None:
+    return job.evaluator() if job.splits.val is not None else None
+
+
+def _no_hooks(job: Job, task: Task, folder: Path) -> list[Hook]:
+    return []
+
+
+CLASSIFICATION = Kind(
+    open=open_splits, build=_build, evaluator=_evaluator, hooks=_no_hooks, conclude=conclude
+)

@@ -1,0 +1,37 @@
+"""What the training of one kind of task needs besides the engine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convnext.data import DataConfig, Splits
+from convnext.run.folder import RunFolder
+from convnext.run.job import Job
+from convnext.train.engine import FitResult
+from convnext.train.hooks import Hook
+from convnext.train.protocols import Evaluate, Task
+
+__all__ = ["Kind", "Say"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of task, as functions of a job.
+
+    Attributes:
+        open: The images that a data configuration names.
+        build: Network and loss; the second argument says whether a checkpoint will replace the
+            weights.
+        evaluator: What scores weights during the run, if anything can.
+        hooks: Watchers of its own; the last argument is the folder of the run.
+        conclude: What is left in the folder at the end; gives the scores.
+    """
+
+    open: Callable[[DataConfig], Splits]
+    build: Callable[[Job, bool, Say], Task]
+    evaluator: Callable[[Job], Evaluate | None]
+    hooks: Callable[[Job, Task, Path], list[Hook]]
+    conclude: Callable[[Job, RunFolder, FitResult, Say], Any]
