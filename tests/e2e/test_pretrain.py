@@ -184,3 +184,24 @@ def test_two_processes_do_not_share_a_folder(pretrain_arguments, start, tmp_path
         assert "another process is training in" in capsys.readouterr().err
         process.kill()
         process.stdout.close()
+
+
+def test_frozen_features_are_judged(pretrained, images, tmp_path, capsys):
+    out = tmp_path / "probe"
+    arguments = ["evaluate", str(pretrained), "--data", str(images), "--out", str(out)]
+    assert main([*arguments, "--knn", "--linear", "--device", "cpu", "--workers", "0"]) == 0
+    result = json.loads((out / "probe.json").read_text())
+    assert (result["split"], result["images"], result["train_images"]) == ("test", 12, 36)
+    # colours are easy: even hardly trained features tell them apart
+    assert result["knn"]["top1"] > 60
+    assert result["linear"]["top1"] > 60
+    assert "always saying" in capsys.readouterr().out
+
+
+def test_features_of_a_classifier_too(run, images, tmp_path):
+    out = tmp_path / "probe"
+    arguments = ["evaluate", str(run), "--data", str(images), "--out", str(out), "--linear"]
+    assert main([*arguments, "--image-size", "64", "--device", "cpu", "--workers", "0"]) == 0
+    result = json.loads((out / "probe.json").read_text())
+    assert "knn" not in result
+    assert result["linear_strength"] > 0

@@ -32,11 +32,19 @@ class EvaluateArguments:
     """Processes that read images (-1 = fit for this machine)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    knn: bool = False
+    """Judge the frozen features instead, by nearest neighbours; for weights without a head."""
+    linear: bool = False
+    """Likewise, by a linear classifier on the frozen features."""
+    image_size: int | None = None
+    """Side of the images for --knn and --linear, in pixels; by default as the weights say."""
 
 
 def evaluate(arguments: list[str]) -> int:
     """Score a classifier on labelled images."""
     args = parse(EvaluateArguments, arguments, "evaluate")
+    if args.knn or args.linear:
+        return _probe(args)
     from convnext.run import evaluate
 
     evaluate(
@@ -51,7 +59,21 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
-# predict
+def _probe(args: EvaluateArguments) -> int:
+    from convnext.run.probing import probe
+
+    probe(
+        args.target,
+        data=args.data,
+        out=Path(args.out) if args.out else None,
+        use_knn=args.knn,
+        use_linear=args.linear,
+        image_size=args.image_size,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        device=args.device,
+    )
+    return 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -287,7 +287,7 @@ def _each_done(runs: Sequence[_Run], parallel: int) -> Iterator[_Run]:
     with _children() as started, ThreadPoolExecutor(parallel) as pool:
         futures = [pool.submit(_in_child, run, free, parallel, started) for run in runs]
         try:
-            for future in futures:
+            for future in as_completed(futures):
                 yield future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

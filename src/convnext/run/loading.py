@@ -16,7 +16,14 @@ from convnext.train import checkpoint
 from convnext.weights.create import load_pretrained
 from convnext.weights.preprocessing import Preprocessing
 
-__all__ = ["Loaded", "data_config", "load_network", "pick_device", "preprocessing_of"]
+__all__ = [
+    "Loaded",
+    "data_config",
+    "load_encoder",
+    "load_network",
+    "pick_device",
+    "preprocessing_of",
+]
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,30 @@ def load_network(target: str, device: torch.device) -> Loaded:
     if path.parent.name == "checkpoints" and path.suffix == ".pt":
         return _load_checkpoint(path, device)
     return _load_weights(target, device)
+
+
+def load_encoder(target: str, device: torch.device) -> tuple[Backbone, Preprocessing]:
+    """The network that `target` names, frozen and without its head, and what its images need.
+
+    Args:
+        target: As for `load_network`; weights without a head, such as those of pre-training, too.
+        device: Where the network goes.
+
+    Raises:
+        ValueError: There is no such thing.
+        OSError: It cannot be read.
+    """
+    path = Path(target).expanduser()
+    run = RunFolder(path)
+    if path.is_dir() and run.recipe_file.is_file():
+        if not (run.weights_dir / "model.safetensors").is_file():
+            raise ValueError(f"{target} has no weights yet; let it train to the end")
+        target = str(run.weights_dir)
+    published = is_model(target)
+    model, info = load_pretrained(
+        True if published else target, name=target if published else None, num_classes=0
+    )
+    return _ready(cast(Backbone, model), device), info.preprocessing or Preprocessing()
 
 
 def pick_device(name: str) -> torch.device:
