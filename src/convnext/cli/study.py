@@ -85,11 +85,11 @@ def roadmap(arguments: list[str]) -> int:
 def ablate(arguments: list[str]) -> int:
     """Train variants."""
     args = parse(AblateArguments, arguments, "ablate")
-    from convnext.run.ablation import ablate, variants_from_json
+    from convnext.run.ablation import ablate, data_name, variants_from_json
 
     variants = variants_from_json(args.variants, args.model)
     recipe, _, out = _recipe(args, args.model, "ablation")
-    title = f"{args.model} on {Path(args.data).name}"
+    title = f"{args.model} on {data_name(args.data)}"
     return _show(ablate(variants, recipe, out, title=title, seeds=args.seeds, jobs=args.jobs))
 
 

@@ -8,7 +8,7 @@ from convnext.report.text import esc
 __all__ = ["Bar", "road_figure"]
 
 ROW, BAR = 26, 15
-TITLE_WIDTH, COST_WIDTH, PANEL, VALUE = 230, 70, 250, 92
+TITLE_WIDTH, COST_WIDTH, PANEL, VALUE = 250, 66, 250, 92
 STYLE = (
     "text{font:13px system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans',sans-serif;fill:#1b1f24}"
     ".head{font-weight:600}.muted{fill:#59636e}.rule{stroke:#dfe2e5}"

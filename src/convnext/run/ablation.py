@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from convnext.data.listing import split_of
 from convnext.evaluate.cost import num_params
 from convnext.evaluate.counting import count
 from convnext.models.registry import build_model, unknown
@@ -356,6 +357,12 @@ def _in_child(
 
 def _silent(_: str) -> None:
     """The study says what counts."""
+
+
+def data_name(path: str) -> str:
+    """The name of a data set from its path: that of the folder above `train` and the like."""
+    place = Path(path)
+    return place.parent.name if split_of(place.name) and place.parent.name else place.name
 
 
 def select(steps: Sequence[str], known: Sequence[str]) -> list[str]:

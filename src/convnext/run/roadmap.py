@@ -10,7 +10,7 @@ from convnext.models.roadmap import STEPS
 from convnext.published.roadmap import ROAD
 from convnext.recipes.choose import IMAGENET_SCALE, OPEN_LAYER_SCALE
 from convnext.recipes.recipe import Recipe
-from convnext.run.ablation import Variant, ablate, select
+from convnext.run.ablation import Variant, ablate, data_name, select
 from convnext.run.folder import say_line
 
 __all__ = ["road_variants", "roadmap"]
@@ -98,5 +98,5 @@ def roadmap(
     variants = road_variants(regime, steps, width_scale=width_scale, short=short)
     end = {"t": "ResNet-50 to ConvNeXt-T", "b": "ResNet-200 to ConvNeXt-B"}[regime]
     scale = "" if width_scale == 1.0 else f", widths x {width_scale:g}"
-    title = f"{end} on {Path(recipe.data.path).name}{scale}"
+    title = f"{end} on {data_name(recipe.data.path)}{scale}"
     return ablate(variants, recipe, out, title=title, seeds=seeds, jobs=jobs, say=say)
