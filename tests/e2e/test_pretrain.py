@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import tarfile
 
 import numpy as np
 import pytest
@@ -62,6 +63,9 @@ def test_a_folder_without_classes_is_enough(pretrained):
     assert panels
     with Image.open(panels[-1]) as picture:
         assert picture.width == 3 * 64 + 2 * 4
+    report = (pretrained / "report.html").read_text()
+    assert "pre-trained without labels" in report
+    assert "data:image/png" in report
     recipe = json.loads((pretrained / "recipe.json").read_text())["recipe"]
     assert recipe["task"]["encoder"] == "convnextv2_atto"
     assert recipe["optim"]["betas"] == [0.9, 0.95]
@@ -205,3 +209,13 @@ def test_features_of_a_classifier_too(run, images, tmp_path):
     result = json.loads((out / "probe.json").read_text())
     assert "knn" not in result
     assert result["linear_strength"] > 0
+
+
+def test_tar_shards_need_no_labels(unlabelled, tmp_path):
+    shard = tmp_path / "shards" / "images-000.tar"
+    shard.parent.mkdir()
+    with tarfile.open(shard, "w") as tar:
+        for path in sorted(unlabelled.iterdir()):
+            tar.add(path, arcname=path.name)
+    arguments = ["train", "fcmae_atto", "--data", str(shard.parent), "--out", str(tmp_path / "run")]
+    assert main([*arguments, *SHORT, *TINY, "--workers", "0", "--epochs", "1"]) == 0

@@ -80,8 +80,8 @@ class ShardSource(Source):
         return np.column_stack([times[self._shard[rows]], self._spans[rows]])
 
 
-def list_shards(shards: Iterable[Path]) -> Listing:
-    """Tar shards as one listing.
+def list_shards(shards: Iterable[Path], *, labelled: bool = True) -> Listing:
+    """Tar shards as one listing; with `labelled` False every image is of one class.
 
     A sample is the files with the same name up to the first dot: an image and `.cls` (a number or
     a name), or `.json` with a key "label"; without either the folder inside the shard is the class.
@@ -94,6 +94,15 @@ def list_shards(shards: Iterable[Path]) -> Listing:
     members = [_index(path) for path in paths]
     if not any(members):
         raise ValueError(f"{paths[0].parent}: no images found in {len(paths)} tar shards")
+    if not labelled:
+        zeros = np.zeros(sum(map(len, members)), np.int64)
+        return Listing(ShardSource([str(path) for path in paths], members, zeros), ("image",))
+    for path, part in zip(paths, members, strict=True):
+        if bare := next((name for name, _, _, label in part if not label), None):
+            raise ValueError(
+                f"{path}: sample {bare!r} has no label: expected a .cls or .json file of the same "
+                "name, or a class folder"
+            )
     written = [member[3] for part in members for member in part]
     names = read_class_names(paths[0].parent) or read_class_names(paths[0].parent.parent)
     labels, classes = number_labels(written, names, str(paths[0].parent))
@@ -112,7 +121,7 @@ def shards_by_split(shards: list[Path]) -> dict[str, list[Path]]:
 
 def _index(path: Path) -> list[Member]:
     status = path.stat()
-    text = f"1:{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+    text = f"2:{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
     key = hashlib.sha256(os.fsencode(text)).hexdigest()
     stored = cache.load("shards", key)
     if stored is None:
@@ -159,7 +168,7 @@ def _read_index(path: Path) -> list[Member]:
     known = images.keys() | labels.keys()
     images |= {image[0]: image for sample, image in extras if sample not in known}
     return [
-        (name, offset, size, labels.get(sample) or _folder_label(path, name))
+        (name, offset, size, labels.get(sample) or _folder_label(name))
         for sample, (name, offset, size, _) in images.items()
     ]
 
@@ -176,11 +185,7 @@ def _label(content: bytes, suffix: str, where: str) -> str | None:
     return str(found[0]) if found else None
 
 
-def _folder_label(path: Path, name: str) -> str:
+def _folder_label(name: str) -> str:
+    """The folder inside the shard, which is the class where nothing else says it; "" without."""
     folder = name.rpartition("/")[0].rpartition("/")[2]
-    if folder in ("", "."):
-        raise ValueError(
-            f"{path}: sample {name!r} has no label: expected a .cls or .json file of the same "
-            "name, or a class folder"
-        )
-    return folder
+    return "" if folder == "." else folder

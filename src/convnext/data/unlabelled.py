@@ -8,6 +8,7 @@ from convnext.data.config import DataConfig
 from convnext.data.decode import is_image_name
 from convnext.data.folders import subfolders, walk
 from convnext.data.listing import split_of
+from convnext.data.shards import list_shards, shards_by_split
 from convnext.data.source import FileSource, Source
 from convnext.data.splits import Splits, divide, find_parts
 from convnext.data.tables import table_files
@@ -29,8 +30,8 @@ def open_images(config: DataConfig) -> Splits:
         OSError: It may not be read.
     """
     path = Path(config.path).expanduser()
-    if config.path and path.is_dir() and not table_files(path) and not _has_shards(path):
-        sources = _folders(path)
+    if config.path and (path.suffix == ".tar" or (path.is_dir() and not table_files(path))):
+        sources = _files(path)
     else:
         sources = {name: listing.source for name, listing in find_parts(config).items()}
     if "train" not in sources and "all" not in sources:
@@ -39,19 +40,25 @@ def open_images(config: DataConfig) -> Splits:
     return divide(zeros, ONE_CLASS, config)
 
 
-def _has_shards(path: Path) -> bool:
-    return any(path.glob("*.tar")) or any(path.glob("*/*.tar"))
-
-
-def _folders(path: Path) -> dict[str, Source]:
+def _files(path: Path) -> dict[str, Source]:
+    """Image files or tar shards, by the split that folders or shard names say."""
+    if path.suffix == ".tar" and path.is_file():
+        return {"all": _shards([path])}
+    if shards := sorted(path.glob("*.tar")):
+        return {split: _shards(group) for split, group in shards_by_split(shards).items()}
     named = {split_of(child.name): child for child in subfolders(path)}
-    parts = {split: child for split, child in named.items() if split is not None}
-    if "train" not in parts:
+    if "train" not in named:
         return {"all": _images(path)}
-    return {split: _images(child) for split, child in parts.items()}
+    return {split: _images(child) for split, child in named.items() if split is not None}
 
 
-def _images(folder: Path) -> FileSource:
+def _shards(paths: list[Path]) -> Source:
+    return list_shards(paths, labelled=False).source
+
+
+def _images(folder: Path) -> Source:
+    if shards := sorted(folder.glob("*.tar")):
+        return _shards(shards)
     root = str(folder)
     names = sorted(n[len(root) + 1 :] for n in filter(is_image_name, walk(root)))
     if not names:

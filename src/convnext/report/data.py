@@ -47,6 +47,7 @@ class ReportData:
             "eval" (``step``, ``top1``, ``loss``, ``weights``).
         mistakes: Gallery of wrong predictions, most confident first.
         correct: Gallery of right predictions.
+        pictures: Further pictures with a caption each, as PNG, JPEG or WebP bytes.
         facts: Short facts by name: network, data, device, seed, ...
         command: The command that made the run.
         cost: `convnext.evaluate.cost.Cost.to_json()` and ``train_seconds``, as far as known.
@@ -62,6 +63,7 @@ class ReportData:
     history: Sequence[Mapping[str, Any]] = ()
     mistakes: Sequence[Example] = ()
     correct: Sequence[Example] = ()
+    pictures: Sequence[tuple[str, bytes]] = field(default=(), repr=False)
     facts: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     cost: Mapping[str, Any] = field(default_factory=dict)

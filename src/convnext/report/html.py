@@ -10,7 +10,7 @@ from pathlib import Path
 
 from convnext.report.curves import curves
 from convnext.report.data import ReportData
-from convnext.report.gallery import gallery
+from convnext.report.gallery import data_uri, gallery
 from convnext.report.matrix import MAX_CLASSES, confused_pairs, confusion_matrix
 from convnext.report.reliability import calibration_words, reliability_diagram
 from convnext.report.score import headline
@@ -57,6 +57,7 @@ def render(data: ReportData) -> str:
         _calibration,
         _mistakes,
         _correct,
+        _pictures,
         _cost,
         _run,
     )
@@ -136,6 +137,15 @@ def _correct(data: ReportData) -> Section:
     note = '<p class="muted">A sample of the right answers, not a selection.</p>'
     drawn = gallery(data.correct)
     return "correct", "Right answers", note + drawn if drawn else ""
+
+
+def _pictures(data: ReportData) -> Section:
+    drawn = "".join(
+        f'<figure><img src="{data_uri(image)}" alt="{esc(caption)}" style="max-width:100%">'
+        f'<figcaption class="muted">{esc(caption)}</figcaption></figure>'
+        for caption, image in data.pictures
+    )
+    return "pictures", "Pictures", drawn
 
 
 def _cost(data: ReportData) -> Section:

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,11 @@ from convnext.evaluate.cam import seen_image
 from convnext.models.fcmae import CELL, patches, unpatch
 from convnext.ops.masked import random_mask
 from convnext.recipes.fcmae import fit_pretraining
-from convnext.recipes.recipe import Recipe, from_dict
+from convnext.recipes.recipe import Recipe, from_dict, to_dict
+from convnext.report.data import ReportData
+from convnext.report.html import write_report
 from convnext.run.conclusion import best_state
-from convnext.run.folder import RunFolder, say_line, write_text
+from convnext.run.folder import RunFolder, command_line, say_line, versions, write_text
 from convnext.run.job import Job
 from convnext.run.kind import Kind, Say
 from convnext.run.loading import pick_device, preprocessing_of
@@ -137,14 +141,18 @@ def _eval_batches(job: Job, source: Source) -> EvalBatches:
     )
 
 
+def _some_images(source: Source, data: DataConfig) -> Tensor:
+    """A few images, evenly spaced, as the network sees them."""
+    dataset = eval_dataset(source, data)
+    spots = range(0, len(source), max(1, len(source) // SHOWN))
+    return torch.stack([dataset[i]["image"] for i in list(spots)[:SHOWN]])
+
+
 class _Panels(Hook):
     """A picture of reconstructions at every evaluation."""
 
     def __init__(self, job: Job, task: PretrainTask, folder: Path) -> None:
-        source = job.splits.val or job.splits.train
-        dataset = eval_dataset(source, job.recipe.data)
-        spots = range(0, len(source), max(1, len(source) // SHOWN))
-        self._images = torch.stack([dataset[i]["image"] for i in list(spots)[:SHOWN]])
+        self._images = _some_images(job.splits.val or job.splits.train, job.recipe.data)
         self._job, self._task, self._folder = job, task, folder / PANELS
 
     def on_record(self, record: Record) -> None:
@@ -296,6 +304,7 @@ def _conclude(job: Job, folder: RunFolder, fit: FitResult, say: Say) -> dict[str
         say(f"{name}: loss {loss:.4f} of {len(job.splits.named()[name])} images")
     say(f"encoder: {folder.weights_dir} (fine-tune: --pretrained {folder.weights_dir})")
     say(f"panels:  {folder.path / PANELS}")
+    say(f"report:  {folder.report_file}")
     return losses
 
 
@@ -316,6 +325,52 @@ def _write(
     )
     values: dict[str, Any] = {"step": fit.step, "loss": losses}
     write_text(folder.path / "evaluation.json", json.dumps(values, indent=2) + "\n")
+    write_report(_report(job, folder, fit, losses, _example(job, task)), folder.report_file)
+
+
+def _example(job: Job, task: PretrainTask) -> bytes:
+    """The last panel, as PNG bytes; those of the run stay in its folder."""
+    source = job.splits.val or job.splits.train
+    picture = panel(task, _some_images(source, job.recipe.data), job.recipe.data)
+    buffer = BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _report(
+    job: Job, folder: RunFolder, fit: FitResult, losses: dict[str, float], example: bytes
+) -> ReportData:
+    recipe, parts = job.recipe, job.splits.named()
+    assert isinstance(recipe.task, PretrainConfig)
+    facts = {
+        "recipe": recipe.name,
+        "encoder": recipe.task.encoder,
+        "data": recipe.data.path,
+        "images": ", ".join(f"{name} {len(part):,}" for name, part in parts.items()),
+        "effective batch": str(recipe.optim.batch_size),
+        "seed": str(recipe.train.seed),
+        "device": f"{job.world.size} x {job.world.device}",
+    }
+    facts |= {f"loss on {name}": f"{loss:.4f}" for name, loss in losses.items()}
+    stored = folder.stored() or {}
+    return ReportData(
+        title=f"{recipe.name} on {Path(recipe.data.path).name or recipe.data.path}",
+        created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+        description=(
+            f"{recipe.task.encoder}, pre-trained without labels on {len(parts['train']):,} images "
+            f"for {recipe.optim.epochs} epochs ({fit.step:,} steps): "
+            f"{100 * recipe.task.mask_ratio:g} % of each image is hidden and painted. The loss is "
+            "the squared error of hidden pixels, normalised in each cell; 1 is what painting the "
+            "cell's mean would reach."
+        ),
+        history=folder.history(),
+        pictures=[("original, masked, painted", example)],
+        facts=facts,
+        command=stored.get("command", command_line()),
+        cost={"train_seconds": fit.seconds},
+        recipe=to_dict(recipe),
+        versions=versions(),
+    )
 
 
 PRETRAINING = Kind(
