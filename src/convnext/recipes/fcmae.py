@@ -26,7 +26,7 @@ TABLE_8 = Recipe(
     task=PretrainConfig(),
     data=DataConfig(
         image_size=224,
-        val_fraction=0.01,
+        val_fraction=0.05,
         augment=AugmentConfig(rand_augment="", erase_prob=0.0, scale=(0.2, 1.0)),
     ),
     optim=OptimConfig(
@@ -114,7 +114,7 @@ def fit_pretraining(
         say("one input channel, because the images are grey")
     return replace(
         recipe,
-        data=replace(recipe.data, image_size=size, in_chans=1 if grey else 3, val_fraction=0.05),
+        data=replace(recipe.data, image_size=size, in_chans=1 if grey else 3),
         optim=replace(
             recipe.optim,
             lr=lr,

@@ -68,10 +68,10 @@ def choose_pretraining(
     epochs: int | None = None,
 ) -> tuple[Recipe, list[str]]:
     """A named recipe of pre-training made fit for the data that `base.data` names, with reasons."""
-    splits = open_images(base.data)
+    data = replace(base.data, val_fraction=recipe.data.val_fraction)
     recipe, reasons = fit_pretraining(
         recipe,
-        summarise(splits, base.data),
+        summarise(open_images(data), data),
         device=pick_device(base.train.device).type,
         image_size=image_size,
         batch_size=batch_size,
