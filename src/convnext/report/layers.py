@@ -38,6 +38,7 @@ def layer_figure(lines: Mapping[str, Sequence[float]], *, title: str, y_title: s
         ),
         f'<text x="58" y="20" font-weight="600">{esc(title)}</text>',
     ]
+    below = frame.height - frame.bottom - 24  # where distances, which are near a half, are not
     for number, (name, line) in enumerate(lines.items()):
         colour = COLOURS[number % len(COLOURS)]
         points = [(frame.x(i), frame.y(v)) for i, v in enumerate(line, 1)]
@@ -46,7 +47,7 @@ def layer_figure(lines: Mapping[str, Sequence[float]], *, title: str, y_title: s
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
         x = frame.width - frame.right - 8
         parts.append(
-            f'<text x="{x}" y="{frame.top + 14 * number + 4}" text-anchor="end" '
+            f'<text x="{x}" y="{below - 14 * number:g}" text-anchor="end" '
             f'style="fill:{colour}">{esc(name)}</text>'
         )
     size = f"{frame.width:g} {frame.height:g}"

@@ -14,11 +14,13 @@ from convnext.data.config import DataConfig
 from convnext.evaluate.cam import colormap, seen_image
 from convnext.evaluate.diversity import diversity
 from convnext.evaluate.receptive_field import contributions, high_contribution_areas, scaled
+from convnext.models.backbone import Backbone
 from convnext.report.layers import layer_figure
 from convnext.report.maps import heat_map, map_grid
 from convnext.run.folder import command_line, say_line, versions, write_text
-from convnext.run.loading import Loaded, data_config, load_network, pick_device
+from convnext.run.loading import data_config, load_encoder, pick_device
 from convnext.run.scoring import progress
+from convnext.weights.preprocessing import Preprocessing
 
 __all__ = ["WHAT", "What", "analyse"]
 
@@ -46,7 +48,7 @@ def analyse(
     its own, and `diversity.svg` with a line for each network.
 
     Args:
-        targets: Each what `load_network` takes.
+        targets: Each what `load_encoder` takes; a head is not needed.
         data: Folder of images, or one image.
         out: Where pictures and numbers go.
         what: Which analyses.
@@ -72,15 +74,15 @@ def analyse(
     networks: dict[str, Any] = {}
     lines: dict[str, list[float]] = {}
     for target, name in zip(targets, _names(targets), strict=True):
-        loaded = load_network(target, pick_device(device))
-        one = _One(loaded, files, batch_size, workers)
+        network, preprocessing = load_encoder(target, pick_device(device))
+        one = _One(network, preprocessing, files, batch_size, workers)
         folder = out / name if len(targets) > 1 else out
         folder.mkdir(exist_ok=True)
         found: dict[str, Any] = {"weights": target}
         if "receptive_field" in what:
             found["receptive_field"] = one.receptive_field(receptive_size, folder, say)
         if "diversity" in what:
-            layers = diversity(loaded.network, one.batches("feature diversity"))
+            layers = diversity(network, one.batches("feature diversity"))
             lines[name] = [layer.distance for layer in layers]
             found["diversity"] = [asdict(layer) for layer in layers]
             mean = sum(lines[name]) / len(lines[name])
@@ -109,11 +111,18 @@ def analyse(
 class _One:
     """One network on the chosen images."""
 
-    def __init__(self, loaded: Loaded, files: list[str], batch_size: int, workers: int) -> None:
-        self._loaded, self._files = loaded, files
+    def __init__(
+        self,
+        network: Backbone,
+        preprocessing: Preprocessing,
+        files: list[str],
+        batch_size: int,
+        workers: int,
+    ) -> None:
+        self._network, self._preprocessing, self._files = network, preprocessing, files
         self._batch_size, self._workers = batch_size, num_workers(workers)
-        in_chans = loaded.network.config.in_chans
-        self._config = data_config(loaded.preprocessing, in_chans, path="", workers=workers)
+        in_chans = network.config.in_chans
+        self._config = data_config(preprocessing, in_chans, path="", workers=workers)
 
     def receptive_field(
         self, size: int, folder: Path, say: Callable[[str], None]
@@ -121,7 +130,7 @@ class _One:
         """Numbers of the receptive field; its picture goes to the folder."""
         squash = replace(self._config, image_size=size, crop_mode="squash", crop_pct=1.0)
         batches = self.batches("receptive field", squash, batch_size=1)
-        contribution = contributions(self._loaded.network, batches)
+        contribution = contributions(self._network, batches)
         picture = heat_map(scaled(contribution).numpy(), colormap())
         picture.save(folder / "receptive_field.png")
         areas = high_contribution_areas(contribution)
@@ -137,7 +146,7 @@ class _One:
     def maps(self, folder: Path) -> None:
         """The first channels of every stage, for a few images."""
         folder.mkdir(exist_ok=True)
-        pre, network, number = self._loaded.preprocessing, self._loaded.network, 0
+        pre, network, number = self._preprocessing, self._network, 0
         for images in self.batches("feature maps", limit=MAP_IMAGES):
             for image in images:
                 number += 1
@@ -167,7 +176,7 @@ class _One:
             channels=config.in_chans,
             workers=self._workers,
         )
-        device = next(self._loaded.network.parameters()).device
+        device = next(self._network.parameters()).device
         total = -(-len(self._files[:limit]) // (batch_size or self._batch_size))
         for batch in progress(loader, title, total=total):
             yield batch["image"].to(device)
