@@ -7,17 +7,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from convnext.models.large_kernel import merge
     from convnext.models.registry import list_models
     from convnext.weights import create_model, load_pretrained, save_pretrained
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "create_model", "list_models", "load_pretrained", "save_pretrained"]
+__all__ = [
+    "__version__",
+    "create_model",
+    "list_models",
+    "load_pretrained",
+    "merge",
+    "save_pretrained",
+]
 
 _HOMES = {
     "create_model": "convnext.weights",
     "list_models": "convnext.models.registry",
     "load_pretrained": "convnext.weights",
+    "merge": "convnext.models.large_kernel",
     "save_pretrained": "convnext.weights",
 }
 

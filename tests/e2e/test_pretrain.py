@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from convnext.cli import main
 from convnext.weights import load_pretrained
+from convnext.weights.checkpoint import read_checkpoint
 
 SHORT = ("--image-size", "64", "--epochs", "3", "--batch-size", "8", "--train.log-every-steps", "1")
 TINY = (
@@ -122,15 +123,42 @@ def test_the_same_command_resumes_to_the_same_bits(pretrained, pretrain_argument
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_processes(parallel, pretrain_arguments, start, tmp_path):
+@pytest.mark.parametrize(
+    ("parallel", "execution"), [("ddp", "sparse"), ("fsdp", "sparse"), ("fsdp", "dense")]
+)
+def test_two_processes(parallel, execution, pretrain_arguments, start, tmp_path):
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
     out = tmp_path / "run"
-    with start(pretrain_arguments(out, "--train.parallel", parallel), prefix=torchrun) as process:
+    more = ("--train.parallel", parallel, "--task.execution", execution)
+    with start(pretrain_arguments(out, *more), prefix=torchrun) as process:
         said = process.stdout.read()
     assert process.returncode == 0, said
     assert (out / "weights" / "model.safetensors").is_file()
     assert 0 < json.loads((out / "evaluation.json").read_text())["loss"]["val"] < 3
+
+
+def test_an_average_of_the_weights(pretrain_arguments, tmp_path):
+    out = tmp_path / "run"
+    assert main(pretrain_arguments(out, "--train.ema-decay", "0.5")) == 0
+    lines = [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
+    scores = {line["weights"]: line["loss"] for line in lines if line["kind"] == "eval"}
+    assert set(scores) == {"ema", "model"}
+    assert scores["ema"] != scores["model"]
+
+
+def test_sparse_layout_and_back(pretrained, tmp_path):
+    """Weights of a run in the names and shapes of sparse pre-training, and from there again."""
+    sparse, back = tmp_path / "sparse.pth", tmp_path / "back.safetensors"
+    weights = pretrained / "weights"
+    assert main(["weights", "convert", str(weights), str(sparse), "--layout", "fcmae"]) == 0
+    assert main(["weights", "convert", str(sparse), str(back)]) == 0
+    content = torch.load(sparse, weights_only=True)
+    content = content.get("model", content)
+    assert content["encoder.stages.0.0.dwconv.kernel"].shape == (49, 40)
+    own, again = (read_checkpoint(path).state for path in (weights, back))
+    assert own.keys() == again.keys()
+    for name in own:
+        assert torch.equal(own[name], again[name]), name
 
 
 def test_reconstruct(pretrained, images, tmp_path, capsys):

@@ -7,7 +7,7 @@ Woo et al., ConvNeXt V2, CVPR 2023 (section 3.2, table 14).
     block: x + DropPath(γ · Linear(GRN?(GELU(Linear(LN(depthwise7x7(x)))))))
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from convnext.layers.depthwise import DepthwiseConv2d
 from convnext.layers.drop_path import DropPath
 from convnext.layers.grn import GRN
+from convnext.layers.large_kernel import LargeKernelConv2d
 from convnext.layers.layer_norm import LayerNorm2d
 from convnext.models.backbone import Backbone, BackboneConfig, Stage, init_linear
 from convnext.models.registry import register
@@ -37,6 +38,13 @@ class ConvNeXtConfig(BackboneConfig):
         isotropic: One stage at stride 16 without stem norm (paper section 3.3).
         grn: Global response normalisation in every block (V2).
         layer_scale_init_value: Start of γ; 0 builds no γ (V2, isotropic S and B).
+        kernel_size: Side of the depthwise kernels, odd: one for all stages or one for each.
+        small_kernel: Side of a small kernel trained beside the large one, or of the strips; then
+            every branch has a batch norm (SLaK, RepLKNet). 0: one convolution with a bias.
+        decomposed: Two strips M x N and N x M in place of M x M (SLaK).
+        width_factor: Factor on ``dims``, rounded down (SLaK: 1.3).
+        width_multiple: Make the widths multiples of this, to the nearest (8 suits tensor cores).
+        merged: The form for deployment, see `convnext.merge`.
 
     Raises:
         ValueError: A value is out of its range.
@@ -47,10 +55,18 @@ class ConvNeXtConfig(BackboneConfig):
     isotropic: bool = False
     grn: bool = False
     layer_scale_init_value: float = 1e-6
+    kernel_size: int | tuple[int, ...] = 7
+    small_kernel: int = 0
+    decomposed: bool = False
+    width_factor: float = 1.0
+    width_multiple: int = 1
+    merged: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "dims", tuple(self.dims))  # JSON has lists only
+        if not isinstance(self.kernel_size, int):
+            object.__setattr__(self, "kernel_size", tuple(self.kernel_size))
         if len(self.depths) != len(self.dims):
             raise ValueError(
                 f"depths {self.depths} and dims {self.dims} must have one entry for each stage"
@@ -66,16 +82,53 @@ class ConvNeXtConfig(BackboneConfig):
             raise ValueError(
                 f"layer_scale_init_value {self.layer_scale_init_value} must be 0 (none) or more"
             )
+        check_kernels(self.kernel_sizes, self.small_kernel, len(self.depths))
+        if self.decomposed and not self.small_kernel:
+            raise ValueError("decomposed kernels need a small_kernel: the short side of the strips")
+        if self.merged and not self.small_kernel:
+            raise ValueError("only a network with a small_kernel has branches to be merged")
+        if self.width_multiple < 1 or min(self.channels) < 1:
+            raise ValueError(
+                f"width_factor {self.width_factor} and width_multiple {self.width_multiple} must "
+                "leave at least one channel"
+            )
+
+    @property
+    def kernel_sizes(self) -> tuple[int, ...]:
+        """Side of each stage's depthwise kernels."""
+        size = self.kernel_size
+        return (size,) * len(self.depths) if isinstance(size, int) else size
+
+    @property
+    def plain(self) -> bool:
+        """Whether the depthwise kernels are 7x7 without branches, as in V1 and V2."""
+        return set(self.kernel_sizes) == {7} and not self.small_kernel
 
     @property
     def channels(self) -> tuple[int, ...]:
         """Channels of each stage's output."""
-        return self.dims
+        widths, multiple = (int(dim * self.width_factor) for dim in self.dims), self.width_multiple
+        return tuple(max(multiple, round(w / multiple) * multiple) for w in widths)
 
     @property
     def reductions(self) -> tuple[int, ...]:
         """Stride of each stage's output against the input."""
         return tuple(self.stem_stride * 2**i for i in range(len(self.depths)))
+
+
+def check_kernels(sizes: Sequence[int], small: int, num_stages: int) -> None:
+    """Refuse kernels that no stage can have.
+
+    Raises:
+        ValueError: Naming them.
+    """
+    if len(sizes) != num_stages:
+        raise ValueError(f"kernel_size {sizes} must have one entry for each of {num_stages} stages")
+    bad = [size for size in sizes if size < 1 or size % 2 == 0]
+    if bad:
+        raise ValueError(f"kernel_size {bad[0]} must be odd and positive: even ones have no centre")
+    if small < 0 or (small and small % 2 == 0):
+        raise ValueError(f"small_kernel {small} must be odd, or 0 for none")
 
 
 class Block(nn.Module):
@@ -84,21 +137,34 @@ class Block(nn.Module):
     Shapes: (N, C, H, W) in and out. Source: ConvNeXt figure 4; V2 figure 5.
     """
 
-    def __init__(self, dim: int, drop_path: float, layer_scale: float, grn: bool) -> None:
+    def __init__(
+        self,
+        dim: int,
+        drop_path: float,
+        layer_scale: float,
+        grn: bool,
+        dwconv: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.full((dim,), layer_scale)) if layer_scale > 0 else None
-        self.dwconv = DepthwiseConv2d(dim, kernel_size=7)
+        self.dwconv = DepthwiseConv2d(dim, kernel_size=7) if dwconv is None else dwconv
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
         self.grn = GRN(4 * dim) if grn else None
         self.pwconv2 = nn.Linear(4 * dim, dim)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, mix: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        mix: Callable[[Tensor], Tensor] | None = None,
+        keep: Tensor | None = None,
+    ) -> Tensor:
         """Add DropPath(γ · mlp(norm(dwconv(x)))) to x.
 
-        With ``mix`` in place of the depthwise convolution, positions may lie in any way: masked
-        pre-training gives the visible ones alone.
+        Masked pre-training has two ways to hide positions. With ``mix`` in place of the depthwise
+        convolution they may lie in any way: the visible ones come alone. With ``keep``
+        (N, H, W, 1), 1 or 0, all are computed: hidden ones get no branch and do not count in GRN.
         """
         mixed = self.dwconv(x) if mix is None else mix(x)
         branch: Tensor = self.norm(mixed.permute(0, 2, 3, 1))  # N, H, W, C
@@ -106,8 +172,11 @@ class Block(nn.Module):
         reuse = self._may_reuse_memory()
         branch = torch.ops.aten.gelu_(branch) if reuse else F.gelu(branch)
         if self.grn is not None:
-            branch = self.grn(branch)
+            # hidden positions as zeros leave the norms over positions as they are without them
+            branch = self.grn(branch if keep is None else branch * keep.to(branch.dtype))
         branch = self.pwconv2(branch)
+        if keep is not None:
+            branch = branch * keep.to(branch.dtype)
         if use_reference():
             # The order of operations decides the last bits and the layout of the sum in memory.
             if self.gamma is not None:
@@ -150,7 +219,7 @@ class Stem(nn.Module):
     def __init__(self, config: ConvNeXtConfig) -> None:
         super().__init__()
         # Stride 2 keeps the 4x4 kernel, so that published stem weights fit it too.
-        stride, dim = config.stem_stride, config.dims[0]
+        stride, dim = config.stem_stride, config.channels[0]
         kernel, padding = {1: (3, 1), 2: (4, 1)}.get(stride, (stride, 0))
         self.conv = nn.Conv2d(config.in_chans, dim, kernel, stride, padding)
         self.norm = None if config.isotropic else LayerNorm2d(dim, NORM_EPS)
@@ -174,11 +243,11 @@ class ConvNeXt(Backbone):
         super().__init__()
         self.config: ConvNeXtConfig = config
         self.stem = Stem(config)
-        stages = []
-        for i, (dim, rates) in enumerate(zip(config.dims, config.drop_path_rates(), strict=True)):
-            downsample = Downsample(config.dims[i - 1], dim) if i else None
+        stages, dims, scale = [], config.channels, config.layer_scale_init_value
+        for i, (dim, rates) in enumerate(zip(dims, config.drop_path_rates(), strict=True)):
+            downsample = Downsample(dims[i - 1], dim) if i else None
             blocks: list[nn.Module] = [
-                Block(dim, rate, config.layer_scale_init_value, config.grn) for rate in rates
+                Block(dim, rate, scale, config.grn, _dwconv(config, i)) for rate in rates
             ]
             stages.append(Stage(downsample, blocks))
         self.stages = nn.ModuleList(stages)
@@ -188,6 +257,13 @@ class ConvNeXt(Backbone):
         self.apply(_init_weights)
         if not config.features_only:
             self.reset_classifier(config.num_classes, config.head_init_scale)
+
+
+def _dwconv(config: ConvNeXtConfig, stage: int) -> nn.Module:
+    dim, size, small = config.channels[stage], config.kernel_sizes[stage], config.small_kernel
+    if not small:
+        return DepthwiseConv2d(dim, size)
+    return LargeKernelConv2d(dim, size, small, config.decomposed, config.merged)
 
 
 def _init_weights(module: nn.Module) -> None:

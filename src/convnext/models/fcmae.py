@@ -10,12 +10,13 @@ result: *sparse* on rows of visible positions, *dense* on whole maps, hidden pos
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from convnext.layers.depthwise import DepthwiseConv2d
 from convnext.models.backbone import Stage, init_linear
 from convnext.models.convnext import Block, ConvNeXt, ConvNeXtConfig
 from convnext.models.registry import build_model, model_config
@@ -54,7 +55,8 @@ class FCMAEConfig:
 
     def __post_init__(self) -> None:
         config = model_config(self.encoder)
-        if not isinstance(config, ConvNeXtConfig) or config.reductions[-1] != CELL:
+        fits = isinstance(config, ConvNeXtConfig) and config.plain
+        if not fits or config.reductions[-1] != CELL:
             raise ValueError(
                 f"encoder {self.encoder!r} must be a ConvNeXt V1 or V2 whose last map has stride "
                 f"{CELL}, such as convnextv2_tiny"
@@ -220,25 +222,25 @@ def encode_sparse(network: ConvNeXt, images: Tensor, mask: Tensor) -> Tensor:
         # rows of an image as a map of one column: (N, C, rows, 1)
         rows = x.permute(0, 2, 3, 1).reshape(n, -1, 1, channels).permute(0, 3, 1, 2)
         for block in stage.blocks:
-            rows = _block(stage, block, rows, at)
+            assert isinstance(block, Block)
+            rows = _run(stage, block, rows, mix=partial(_mix, block, at))
         x = rows.permute(0, 2, 3, 1).reshape(num_cells, side, side, channels).permute(0, 3, 1, 2)
     assert at is not None, "a network has stages"
     return at.scatter(x.flatten(1))  # the last cells are single positions
 
 
-def _block(stage: Stage, block: nn.Module, rows: Tensor, at: Visible) -> Tensor:
-    assert isinstance(block, Block)
-    mix = partial(_mix, block, at)
+def _run(stage: Stage, block: nn.Module, x: Tensor, **how: Any) -> Tensor:
+    """A block called as a module, so that its hooks (sharded weights) run."""
     if stage.grad_checkpointing and torch.is_grad_enabled():
-        out = torch.utils.checkpoint.checkpoint(block, rows, mix, use_reentrant=False)
-        return cast(Tensor, out)
-    return cast(Tensor, block(rows, mix))
+        return cast(Tensor, checkpoint(block, x, use_reentrant=False, **how))
+    return cast(Tensor, block(x, **how))
 
 
 def _mix(block: Block, at: Visible, rows: Tensor) -> Tensor:
     """The block's depthwise convolution over the visible neighbours; (N, C, R, 1) in and out."""
     n, channels = rows.shape[:2]
     conv = block.dwconv
+    assert isinstance(conv, DepthwiseConv2d)
     assert conv.bias is not None
     flat = rows.permute(0, 2, 3, 1).reshape(-1, channels)
     mixed = masked_depthwise(flat, conv.weight, conv.bias, at)
@@ -260,21 +262,7 @@ def encode_dense(network: ConvNeXt, images: Tensor, mask: Tensor) -> Tensor:
         side = x.shape[-1] // mask.shape[2]
         here = keep.repeat_interleave(side, 2).repeat_interleave(side, 3).to(x.dtype)
         x = x * here
+        visible = here.permute(0, 2, 3, 1)
         for block in stage.blocks:
-            assert isinstance(block, Block)
-            x = x + _dense_branch(block, x, here)
+            x = _run(stage, block, x, keep=visible)
     return x
-
-
-def _dense_branch(block: Block, x: Tensor, keep: Tensor) -> Tensor:
-    visible = keep.permute(0, 2, 3, 1)  # N, H, W, 1
-    branch: Tensor = block.norm(block.dwconv(x).permute(0, 2, 3, 1))
-    branch = F.gelu(block.pwconv1(branch))
-    if block.grn is not None:
-        # hidden positions as zeros leave the norms over positions as they are without them
-        branch = block.grn(branch * visible.to(branch.dtype))
-    branch = block.pwconv2(branch)
-    if block.gamma is not None:
-        branch = branch * block.gamma
-    kept: Tensor = block.drop_path(branch * visible.to(branch.dtype))
-    return kept.permute(0, 3, 1, 2)

@@ -29,7 +29,11 @@ class FeatureInfo:
 
 
 # One network, one module: importing it registers its table of variants.
-_NETWORK_MODULES = ("convnext.models.convnext", "convnext.models.roadmap")
+_NETWORK_MODULES = (
+    "convnext.models.convnext",
+    "convnext.models.roadmap",
+    "convnext.models.large_kernel",
+)
 _REGISTRY: dict[str, tuple[Callable[[Any], nn.Module], Any]] = {}
 
 

@@ -10,6 +10,51 @@ def _require(ok: bool, message: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SparsityConfig:
+    """Sparse training from scratch: which weights are left out, and how often that changes.
+
+    Attributes:
+        sparsity: share of the weights of two and more dimensions that are zero; 0 trains densely.
+        init: how the share is spread over tensors: by the saliency |w · dL/dw| of a first batch
+            ("snip"), by shape ("erk"), or evenly ("uniform").
+        growth: which weights grow where the smallest are pruned: "random" or by "gradient".
+        update_every: steps from one prune-and-grow to the next; 0 keeps the first masks.
+        prune_rate: share of the active weights that the first update prunes; a cosine brings it
+            to 0.005 at the end of the run.
+        only: shell-style patterns of the names of parameters that may be sparse; empty for all.
+
+    Raises:
+        ValueError: a value outside its range.
+
+    Source: Liu et al., SLaK, ICLR 2023, section 3 and appendix; Evci et al., RigL, ICML 2020.
+    """
+
+    sparsity: float = 0.0
+    init: Literal["snip", "erk", "uniform"] = "snip"
+    growth: Literal["random", "gradient"] = "random"
+    update_every: int = 2000
+    prune_rate: float = 0.5
+    only: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(
+            0 <= self.sparsity < 1,
+            f"sparsity={self.sparsity}: must be from 0 (dense) to below 1",
+        )
+        _require(
+            self.init in ("snip", "erk", "uniform"), f"init={self.init!r}: snip, erk or uniform"
+        )
+        _require(
+            self.growth in ("random", "gradient"), f"growth={self.growth!r}: random or gradient"
+        )
+        _require(
+            self.update_every >= 0,
+            f"update_every={self.update_every}: must be at least 1, or 0 to keep the first masks",
+        )
+        _require(0 <= self.prune_rate <= 1, f"prune_rate={self.prune_rate}: must be from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """Optimiser, schedule and length of a training run.
 
@@ -31,6 +76,7 @@ class OptimConfig:
         layer_decay: factor of the learning rate from one layer to the one below, in (0, 1].
         layer_decay_rule: what a layer is: every block ("single") or 12 groups ("group").
         clip_grad: limit of the gradient's 2-norm; None clips nothing.
+        sparsity: sparse training; by default none.
 
     Raises:
         ValueError: a value outside its range.
@@ -53,6 +99,7 @@ class OptimConfig:
     layer_decay: float = 1.0
     layer_decay_rule: Literal["single", "group"] = "single"
     clip_grad: float | None = None
+    sparsity: SparsityConfig = SparsityConfig()
 
     def __post_init__(self) -> None:
         _require(self.optimizer in ("adamw", "sgd"), f"optimizer={self.optimizer!r}: adamw or sgd")

@@ -132,7 +132,7 @@ def read_checkpoint(path: str | Path, *, ema: bool = True) -> Checkpoint:
 
 def is_convnext(config: BackboneConfig) -> bool:
     """Whether this is the family that other libraries know too."""
-    return isinstance(config, ConvNeXtConfig)
+    return isinstance(config, ConvNeXtConfig) and config.plain
 
 
 def _stored(file: Path, usual: BackboneConfig, stored: dict[str, Any]) -> BackboneConfig:
