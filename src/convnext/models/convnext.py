@@ -87,7 +87,7 @@ class ConvNeXtConfig(BackboneConfig):
             raise ValueError("decomposed kernels need a small_kernel: the short side of the strips")
         if self.merged and not self.small_kernel:
             raise ValueError("only a network with a small_kernel has branches to be merged")
-        if self.width_multiple < 1 or min(self.channels) < 1:
+        if self.width_multiple < 1 or int(min(self.dims) * self.width_factor) < 1:
             raise ValueError(
                 f"width_factor {self.width_factor} and width_multiple {self.width_multiple} must "
                 "leave at least one channel"

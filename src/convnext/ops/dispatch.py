@@ -5,10 +5,17 @@ operator sequence of the published code, so that logits are bit-equal to it on t
 The environment variable ``CONVNEXT_OPS`` sets the choice for a whole process.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
 from typing import Literal, get_args
+
+import torch
+
+logger = logging.getLogger(__name__)
 
 Implementation = Literal["auto", "reference"]
 
@@ -27,6 +34,17 @@ _current: Implementation = _checked(os.environ.get("CONVNEXT_OPS", "auto"), "CON
 def use_reference() -> bool:
     """Whether the published operator sequence was asked for."""
     return _current == "reference"
+
+
+@cache
+def triton_available() -> bool:
+    """Whether Triton kernels can run; says once why they cannot where a GPU is there."""
+    if not torch.cuda.is_available():
+        return False
+    if find_spec("triton") is None:
+        logger.warning("large depthwise kernels run through cuDNN: the package triton is missing")
+        return False
+    return True
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Triton kernels for GPUs, each reached only through its operation in `convnext.ops`."""
