@@ -1,11 +1,6 @@
 """Several real processes give the result of one."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,29 +14,6 @@ CASES = {
     "fsdp": {"parallel": "fsdp"},
     "fsdp_accumulated": {"parallel": "fsdp", "micro_batch": 2},
 }
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def torchrun(scenarios, folder):
-    """Run scenarios one after another in two processes that torchrun starts."""
-    path = folder / "scenarios.json"
-    path.write_text(json.dumps(scenarios))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    command += [f"--master-port={free_port()}", str(Path(__file__).with_name("toy.py"))]
-    done = subprocess.run(
-        [*command, str(path)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -60,21 +32,17 @@ def runs(toy, tmp_path_factory):
         toy.build(scenario("single_then_fsdp", **stop)).fit()
     halves = [scenario("fsdp_then_single", CASES["fsdp"], **stop)]
     whole = [scenario(name, train) for name, train in CASES.items()]
-    torchrun([*whole, scenario("single_then_fsdp", CASES["fsdp"]), *halves], root)
+    toy.torchrun([*whole, scenario("single_then_fsdp", CASES["fsdp"]), *halves], root)
     assert checkpoint.latest(root / "fsdp_then_single" / "checkpoints").name == "step_00000011.pt"
     toy.build(scenario("fsdp_then_single")).fit()
     return root
 
 
-def last(run_dir):
-    return checkpoint.load(checkpoint.paths(run_dir / "checkpoints")[0])
-
-
 @pytest.mark.parametrize(
     "name", [*CASES, "single_accumulated", "single_then_fsdp", "fsdp_then_single"]
 )
-def test_processes_and_accumulation_do_not_change_the_result(runs, name):
-    one, other = last(runs / "single"), last(runs / name)
+def test_processes_and_accumulation_do_not_change_the_result(toy, runs, name):
+    one, other = toy.last(runs / "single"), toy.last(runs / name)
     assert one["step"] == other["step"] == 18
     for part in ("task", "ema"):
         assert one[part].keys() == other[part].keys()
@@ -87,7 +55,7 @@ def test_processes_and_accumulation_do_not_change_the_result(runs, name):
 
 
 def test_training_moved_the_weights(runs, toy):
-    start, end = toy.ToyTask().state_dict(), last(runs / "single")["task"]
+    start, end = toy.ToyTask().state_dict(), toy.last(runs / "single")["task"]
     assert (start["head.weight"] - end["head.weight"]).abs().max() > 1e-2
 
 
@@ -105,9 +73,9 @@ def test_logs_are_those_of_the_whole_batch(runs, name):
             assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-4)
 
 
-def test_slurm_processes_find_each_other_and_stop_together(start, run, tmp_path):
+def test_slurm_processes_find_each_other_and_stop_together(toy, start, run, tmp_path):
     """A signal that reaches only one process stops both at the same step."""
-    job = free_port() - 20000
+    job = toy.free_port() - 20000
     env = {
         "SLURM_STEP_NUM_TASKS": "2",
         "SLURM_STEP_NODELIST": "localhost",

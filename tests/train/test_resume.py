@@ -1,6 +1,5 @@
 """Killed, stopped or broken at any moment, a run ends as if nothing had happened."""
 
-import json
 import random
 import signal
 import time
@@ -13,29 +12,6 @@ from convnext.train import checkpoint
 NOISY = {"noise": 0.2, "train": {"micro_batch": 8, "checkpoint_every_steps": 2}}
 
 
-def final(run_dir):
-    return checkpoint.load(checkpoint.paths(run_dir / "checkpoints")[0])
-
-
-def assert_same(one, other, path=""):
-    assert type(one) is type(other), path
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), path
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), path
-        for key in one.keys() - {"seconds"}:
-            assert_same(one[key], other[key], f"{path}.{key}")
-    else:
-        assert one == other, path
-
-
-def records(run_dir):
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        line.pop("images_per_second", None)
-    return lines
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(run, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("whole")
@@ -43,23 +19,16 @@ def uninterrupted(run, tmp_path_factory):
     return run_dir
 
 
-def assert_equal_runs(run_dir, uninterrupted):
-    assert_same(final(run_dir), final(uninterrupted))
-    best = [checkpoint.load(d / "checkpoints" / "best.pt") for d in (run_dir, uninterrupted)]
-    assert_same(*best)
-    assert records(run_dir) == records(uninterrupted)
-
-
-def test_killed_at_random_steps(run, uninterrupted, tmp_path):
+def test_killed_at_random_steps(toy, run, uninterrupted, tmp_path):
     steps = sorted(random.Random(0).sample(range(1, 18), 5))
     for step in steps:
         scenario = NOISY | {"run_dir": str(tmp_path), "kill_at": step}
         assert run(scenario) == -signal.SIGKILL
     assert run(NOISY | {"run_dir": str(tmp_path)}) == 0
-    assert_equal_runs(tmp_path, uninterrupted)
+    toy.assert_equal_runs(tmp_path, uninterrupted)
 
 
-def test_killed_by_others_at_random_moments(start, uninterrupted, tmp_path):
+def test_killed_by_others_at_random_moments(toy, start, uninterrupted, tmp_path):
     rng = random.Random(1)
     slow = NOISY | {"run_dir": str(tmp_path), "slow": True}
     kills = 0
@@ -74,23 +43,23 @@ def test_killed_by_others_at_random_moments(start, uninterrupted, tmp_path):
             break
     assert process.exitcode == 0
     assert kills >= 2
-    assert_equal_runs(tmp_path, uninterrupted)
+    toy.assert_equal_runs(tmp_path, uninterrupted)
     assert not list(tmp_path.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "int"]
 )
-def test_stop_signals_save_the_very_step(run, uninterrupted, tmp_path, number, status):
+def test_stop_signals_save_the_very_step(toy, run, uninterrupted, tmp_path, number, status):
     stopped = NOISY | {"run_dir": str(tmp_path / "run"), "kill_at": 7, "signal": number}
     assert run(stopped | {"log": str(tmp_path / "log"), "progress": True}) == status
     assert "stopped and saved at step 7; the same command resumes" in (tmp_path / "log").read_text()
     assert checkpoint.latest(tmp_path / "run" / "checkpoints").name == "step_00000007.pt"
     assert run(NOISY | {"run_dir": str(tmp_path / "run")}) == 0
-    assert_equal_runs(tmp_path / "run", uninterrupted)
+    toy.assert_equal_runs(tmp_path / "run", uninterrupted)
 
 
-def test_a_stop_during_an_evaluation_repeats_it_on_resume(start, run, uninterrupted, tmp_path):
+def test_a_stop_during_an_evaluation_repeats_it_on_resume(toy, start, run, uninterrupted, tmp_path):
     log = tmp_path / "log"
     scenario = NOISY | {"run_dir": str(tmp_path / "run")}
     process = start(scenario | {"evaluate": "slow", "log": str(log)})
@@ -100,7 +69,7 @@ def test_a_stop_during_an_evaluation_repeats_it_on_resume(start, run, uninterrup
     process.join(10)
     assert process.exitcode == 143
     assert run(scenario) == 0
-    assert_equal_runs(tmp_path / "run", uninterrupted)
+    toy.assert_equal_runs(tmp_path / "run", uninterrupted)
 
 
 def test_a_finished_run_returns_at_once(toy, uninterrupted):
@@ -114,11 +83,11 @@ def test_a_finished_run_returns_at_once(toy, uninterrupted):
 
 
 def test_the_best_of_both_weights_wins_and_is_restored(toy, uninterrupted):
-    evaluations = [r for r in records(uninterrupted) if r["kind"] == "eval"]
+    evaluations = [r for r in toy.records(uninterrupted) if r["kind"] == "eval"]
     assert {r["weights"] for r in evaluations} == {"ema", "model"}
     assert len(evaluations) == 2 * 6
     best = max(evaluations, key=lambda r: r["score"])
-    saved = final(uninterrupted)["best"]
+    saved = toy.last(uninterrupted)["best"]
     assert (saved["step"], saved["weights"]) == (best["step"], best["weights"])
     task = toy.ToyTask()
     task.load_state_dict(checkpoint.load(uninterrupted / "checkpoints" / "best.pt")["task"])

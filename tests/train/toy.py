@@ -7,6 +7,8 @@ import json
 import os
 import resource
 import signal
+import socket
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -17,10 +19,11 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from convnext.train.config import OptimConfig, TrainConfig
+from convnext.train import checkpoint
+from convnext.train.config import OptimConfig, SparsityConfig, TrainConfig
 from convnext.train.engine import Engine
 from convnext.train.hooks import Hook, JsonlLog, ProgressBar
-from convnext.train.parallel import cleanup, setup
+from convnext.train.parallel import cleanup, setup, whole
 from convnext.train.param_groups import build_param_groups
 
 NUM_SAMPLES, CLASSES = 56, 3
@@ -140,9 +143,10 @@ EVALUATIONS = {"accuracy": accuracy, "slow": slow_accuracy, "none": None}
 
 
 def build(scenario, world=None, hooks=()):
-    """An engine from plain values: run_dir, optim, train, noise, kill_at, evaluate ..."""
+    """An engine from plain values: run_dir, optim, sparsity, train, noise, kill_at ..."""
     optim = OptimConfig(
         **{"lr": 1e-2, "batch_size": 16, "epochs": 6, "warmup_epochs": 1}
+        | {"sparsity": SparsityConfig(**scenario.get("sparsity", {}))}
         | scenario.get("optim", {})
     )
     config = TrainConfig(
@@ -170,6 +174,75 @@ def build(scenario, world=None, hooks=()):
         recipe=scenario.get("recipe"),
         hooks=hooks,
     )
+
+
+def last(run_dir):
+    """The newest checkpoint of a run."""
+    return checkpoint.load(checkpoint.paths(run_dir / "checkpoints")[0])
+
+
+def assert_same(one, other, path=""):
+    """Two checkpoints agree in every bit, but for the time that they took."""
+    assert type(one) is type(other), path
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one.keys() - {"seconds"}:
+            assert_same(one[key], other[key], f"{path}.{key}")
+    else:
+        assert one == other, path
+
+
+def records(run_dir):
+    """The lines of a run's metrics but for its speed."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("images_per_second", None)
+    return lines
+
+
+def assert_equal_runs(one, other):
+    """Two finished runs have the same state, best weights and metrics."""
+    assert_same(last(one), last(other))
+    best = [checkpoint.load(run_dir / "checkpoints" / "best.pt") for run_dir in (one, other)]
+    assert_same(*best)
+    assert records(one) == records(other)
+
+
+def snip_naive(scores, keep):
+    """How many of the `keep` highest scores lie in each tensor."""
+    flat = sorted(
+        ((value, name) for name, score in scores.items() for value in score.flatten().tolist()),
+        reverse=True,
+    )
+    result = dict.fromkeys(scores, 0)
+    for _, name in flat[:keep]:
+        result[name] += 1
+    return result
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def torchrun(scenarios, folder):
+    """Run scenarios one after another in two processes that torchrun starts."""
+    path = folder / "scenarios.json"
+    path.write_text(json.dumps(scenarios))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command += [f"--master-port={free_port()}", __file__]
+    done = subprocess.run(
+        [*command, str(path)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def run(scenario):
@@ -202,6 +275,9 @@ def main():
         assert sharded == all(isinstance(p, DTensor) for p in engine.state.task.parameters())
         with suppress(SystemExit):  # stopped by its own signal
             engine.fit()
+        if sparsity := engine.state.sparsity:
+            masks = {name: whole(mask) for name, mask in sparsity.masks.items()}
+            torch.save(masks, Path(scenario["run_dir"]) / f"masks_{world.rank}.pt")
     cleanup(world)
 
 

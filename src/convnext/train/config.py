@@ -15,18 +15,20 @@ class SparsityConfig:
 
     Attributes:
         sparsity: share of the weights of two and more dimensions that are zero; 0 trains densely.
+            Tensors that would be 99 % full stay dense, and each keeps at least one weight.
         init: how the share is spread over tensors: by the saliency |w · dL/dw| of a first batch
             ("snip"), by shape ("erk"), or evenly ("uniform").
         growth: which weights grow where the smallest are pruned: "random" or by "gradient".
         update_every: steps from one prune-and-grow to the next; 0 keeps the first masks.
-        prune_rate: share of the active weights that the first update prunes; a cosine brings it
-            to 0.005 at the end of the run.
+        prune_rate: share of the active weights that an update prunes, at the start of the run; a
+            cosine brings it to 0.005 at the end.
         only: shell-style patterns of the names of parameters that may be sparse; empty for all.
 
     Raises:
         ValueError: a value outside its range.
 
-    Source: Liu et al., SLaK, ICLR 2023, section 3 and appendix; Evci et al., RigL, ICML 2020.
+    Source: Liu et al., SLaK, ICLR 2023, "use sparse groups, expand more width"; Evci et al., RigL,
+        ICML 2020.
     """
 
     sparsity: float = 0.0
@@ -52,6 +54,10 @@ class SparsityConfig:
             f"update_every={self.update_every}: must be at least 1, or 0 to keep the first masks",
         )
         _require(0 <= self.prune_rate <= 1, f"prune_rate={self.prune_rate}: must be from 0 to 1")
+        _require(
+            not isinstance(self.only, str),
+            f"only={self.only!r}: must be a tuple of patterns, ({self.only!r},)",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

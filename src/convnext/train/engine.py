@@ -128,12 +128,15 @@ class Engine:
         if self._evaluation_due():  # an earlier process was stopped in the middle of it
             stop = self._evaluate(signals)
             self._save()
-        stream = self._batches.iterate(state.step)
         state.task.train()
+        self._start_masks()
+        stream = self._batches.iterate(state.step)
         while state.step < self._total_steps and not stop:
             grad_norm = self._train_step(stream, want_norm=self._log_due(state.step + 1))
             for hook in self._hooks:
                 hook.on_step(state.step)
+            if self._train_step.mask_update:
+                self._emit(self._record("masks") | self._train_step.mask_update)
             if self._log_due(state.step):
                 self._log(grad_norm)
             stop = vote.any(signals.received)
@@ -166,6 +169,14 @@ class Engine:
         self.state.load_state_dict(saved)
         self._say(f"resuming from {path} (step {self.state.step} of {self._total_steps})")
 
+    def _start_masks(self) -> None:
+        try:
+            self._train_step.start()
+        except NonFiniteError as error:
+            raise self._with_remedy(error) from None
+        if self.state.sparsity:
+            self._say(self.state.sparsity.summary())
+
     def _log(self, grad_norm: Tensor | None) -> None:
         """Read losses and norm from the device and hand a record to the hooks."""
         step = self.state.step
@@ -180,6 +191,9 @@ class Engine:
             record["grad_norm"] = grad_norm.item()
         if self._world.device.type == "cuda":
             record["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        if self.state.sparsity:
+            record["sparsity"] = self.state.sparsity.share
+            record["nonzero_weights"] = self.state.sparsity.nonzero_weights(self._world)
         self._mark, self._marked_step = now, step
         self._emit(record)
 
@@ -241,6 +255,8 @@ class Engine:
             assert self.state.best is not None
             state = {"task": weights(module), "best": asdict(self.state.best)}
             state["recipe"] = self._recipe
+            if self.state.sparsity:
+                state["masks"] = self.state.sparsity.state_dict()
             self._world.from_main(lambda: checkpoint.save_best(self._folder, state))
 
     def _check_finite(self) -> None:

@@ -49,7 +49,8 @@ class RunInfo:
 class Hook:
     """Base of all hooks: every event does nothing.
 
-    A record is a dict with "kind" ("train" or "eval"), "step", "epoch" (a fraction) and numbers.
+    A record is a dict with "kind" ("train", "eval" or, when the masks of a sparse run moved,
+    "masks"), "step", "epoch" (a fraction) and numbers.
     """
 
     def on_start(self, run: RunInfo) -> None:
@@ -59,7 +60,7 @@ class Hook:
         """After step `step` (from 1); nothing of its result is on the host yet."""
 
     def on_record(self, record: Record) -> None:
-        """A log line of the training, or the result of an evaluation."""
+        """A log line of the training, a move of the masks, or the result of an evaluation."""
 
     def on_message(self, text: str) -> None:
         """Something that the user should read."""
@@ -111,6 +112,8 @@ class ProgressBar(Hook):
         """Show the newest numbers; evaluations always get a line."""
         if record["kind"] == "eval":
             self.on_message(_eval_line(record))
+        elif record["kind"] != "train":
+            pass
         elif self._bar is not None:
             self._bar.set_postfix_str(_numbers(record), refresh=False)
         elif self._run is not None:
@@ -207,7 +210,7 @@ class TensorBoard(Hook):
         self._writer = SummaryWriter(str(self._folder), purge_step=purge)
 
     def on_record(self, record: Record) -> None:
-        """Write every number under "train/", "eval/model/" or "eval/ema/"."""
+        """Write every number under "train/", "masks/", "eval/model/" or "eval/ema/"."""
         prefix = record["kind"] + (f"/{record['weights']}" if "weights" in record else "")
         for name, value in record.items():
             if name != "step" and isinstance(value, int | float):

@@ -161,12 +161,16 @@ def full_tensor(tensor: Tensor) -> Tensor:
     Of a sharded tensor all processes must ask, and only rank 0 gets more than a stub: a copy for
     each process would not fit into the memory of one machine.
     """
-    tensor = tensor.detach()
-    if isinstance(tensor, DTensor):
-        tensor = tensor.full_tensor()
+    tensor = whole(tensor)
     if dist.is_initialized() and dist.get_rank() != 0:
         return torch.empty(0)
     return tensor.to("cpu", copy=True).contiguous()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor's whole value on its device, on every process; of a sharded one all must ask."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def local(tensor: Tensor) -> Tensor:

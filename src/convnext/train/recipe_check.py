@@ -41,7 +41,7 @@ def refuse_other_recipe(saved: dict[str, Any], now: dict[str, Any]) -> list[str]
     Raises:
         ValueError: naming each field that differs and is not harmless.
     """
-    before, after = dict(_flat(saved)), dict(_flat(now))
+    before, after = _meaningful(saved), _meaningful(now)
     changes = {
         name: f"{name} was {before.get(name, 'absent')}, is {after.get(name, 'absent')}"
         for name in sorted(before.keys() | after.keys())
@@ -54,6 +54,16 @@ def refuse_other_recipe(saved: dict[str, Any], now: dict[str, Any]) -> list[str]
             "take the same values to resume it, or another run folder to start anew"
         )
     return harmless
+
+
+def _meaningful(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Fields by their full name, without those that only a sparse run reads in a dense one.
+
+    So a run that began before there was sparse training continues.
+    """
+    fields = dict(_flat(recipe))
+    sparse = fields.get("optim.sparsity.sparsity", 0) > 0
+    return {n: v for n, v in fields.items() if sparse or not n.startswith("optim.sparsity.")}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

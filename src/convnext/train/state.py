@@ -10,6 +10,7 @@ from convnext.train.ema import Ema
 from convnext.train.losses import LossLog
 from convnext.train.optimizer import load_optimizer_state, optimizer_state
 from convnext.train.parallel import copy_into, full_tensor
+from convnext.train.sparsity import Sparsity
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class TrainState:
         losses: those since the last log line.
         ema: the averaged copy, if any.
         scaler: the fp16 loss scaler, if any.
+        sparsity: the masks of a sparse run.
         step: steps done.
         evaluated: the step after which the last evaluation was made.
         seconds: time that the steps took, over all processes that ran one after another.
@@ -50,14 +52,19 @@ class TrainState:
     losses: LossLog
     ema: Ema | None = None
     scaler: torch.amp.GradScaler | None = None
+    sparsity: Sparsity | None = None
     step: int = 0
     evaluated: int = 0
     seconds: float = 0.0
     best: Best | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors whole and on the CPU, the same for any kind of parallelism."""
-        return {
+        """Tensors whole and on the CPU, the same for any kind of parallelism.
+
+        Only a sparse run has "masks".
+        """
+        masks = {"masks": self.sparsity.state_dict()} if self.sparsity else {}
+        return masks | {
             "step": self.step,
             "evaluated": self.evaluated,
             "seconds": self.seconds,
@@ -80,6 +87,8 @@ class TrainState:
             if state["ema"] is None:
                 raise ValueError("the checkpoint has no averaged weights: leave out ema_decay")
             load_weights(self.ema.module, state["ema"])
+        if self.sparsity:
+            self.sparsity.load_state_dict(state.get("masks"))
         load_optimizer_state(self.optimizer, self.task, state["optimizer"])
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])

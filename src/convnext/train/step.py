@@ -1,9 +1,9 @@
 """One optimiser step: placing the task, forward, backward, clipping, update, average."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,19 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from convnext.train.batch import to_device
 from convnext.train.config import OptimConfig, TrainConfig
 from convnext.train.ema import Ema
-from convnext.train.losses import LossLog
+from convnext.train.losses import LossLog, NonFiniteError
 from convnext.train.memory import is_out_of_memory, micro_batch_that_fits
 from convnext.train.optimizer import build_optimizer, set_step_values
 from convnext.train.parallel import World, broadcast, shard, wrap
 from convnext.train.param_groups import check_complete
 from convnext.train.precision import autocast_context, grad_scaler, resolve
 from convnext.train.protocols import Batch, Batches, Task
-from convnext.train.randomness import seed_all
+from convnext.train.randomness import preserved, seed_all
 from convnext.train.schedule import lr_schedule, weight_decay_schedule
+from convnext.train.sparsity import Sparsity
 from convnext.train.state import TrainState
+
+T = TypeVar("T")
 
 
 class TrainStep:
@@ -32,9 +35,17 @@ class TrainStep:
     Args:
         task: network and loss; moved to the device, and with FSDP sharded, in place.
         batches: says how many micro-batches and steps there are.
-        optim: optimiser and schedule.
+        optim: optimiser, schedule and sparsity.
         config: precision, parallelism, average.
         world: this process among all.
+
+    Attributes:
+        state: everything that a step changes.
+        mask_update: "prune_rate" and "moved" if the last step moved the masks of a sparse run.
+
+    Raises:
+        ValueError: parameter groups that do not hold each parameter once, a device that cannot do
+            what is asked, or sparsity without a weight to mask.
     """
 
     def __init__(
@@ -51,12 +62,21 @@ class TrainStep:
         self.model = wrap(task, world, config.parallel)
         groups = task.param_groups(optim)  # only now: sharding has replaced the parameters
         check_complete(groups, task)
+        optimizer = build_optimizer(groups, optim)
+        sparsity = None
+        if optim.sparsity.sparsity:
+            steps = len(self._lr)
+            sparsity = Sparsity(
+                task, optimizer, ema, optim.sparsity, seed=config.seed, total_steps=steps
+            )
+        self.mask_update: dict[str, float] | None = None
         self.state = TrainState(
             task=task,
-            optimizer=build_optimizer(groups, optim),
+            optimizer=optimizer,
             losses=LossLog(world, batches.accum),
             ema=ema,
             scaler=grad_scaler(self.precision, world.device),
+            sparsity=sparsity,
         )
 
     def _place(self, task: Task) -> Ema | None:
@@ -101,22 +121,29 @@ class TrainStep:
         Raises:
             ValueError: out of memory, naming a micro-batch that fits.
         """
-        try:
-            return self._step(stream, want_norm)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        # not inside `except`, where the traceback still holds the activations
-        raise ValueError(self._explain_memory())
+        return self._explaining_memory(lambda: self._step(stream, want_norm))
+
+    def start(self) -> None:
+        """Draw the first masks of a sparse run, unless a checkpoint has brought some.
+
+        For "snip" the gradient of the step to come is computed ahead; it leaves no trace. The
+        task must be in training mode.
+
+        Raises:
+            ValueError: a sparsity that cannot be reached, or out of memory, as for a step.
+            NonFiniteError: "snip" cannot rank weights by a gradient that is not finite.
+        """
+        if sparsity := self.state.sparsity:
+            sparsity.start(lambda: self._explaining_memory(lambda: self._saliency(sparsity)))
 
     def _step(self, stream: Iterator[Batch], want_norm: bool) -> Tensor | None:
-        state, step, accum = self.state, self.state.step, self._batches.accum
+        state, step = self.state, self.state.step
         set_step_values(state.optimizer, self._lr[step], self._decay[step])
-        for micro in range(accum):
-            batch = next(stream)
-            seed_all(self._config.seed, step, micro, self._world.rank)
-            with self._accumulating(last=micro == accum - 1):
-                state.losses.add(self._forward_backward(self.model, batch))
+        self._accumulate(stream, state.losses.add)
+        if state.scaler:
+            state.scaler.unscale_(state.optimizer)
+        if state.sparsity:
+            state.sparsity.mask_gradients(step)
         norm = self._clip(want_norm)
         if state.scaler:
             state.scaler.step(state.optimizer)
@@ -124,10 +151,62 @@ class TrainStep:
         else:
             state.optimizer.step()
         state.optimizer.zero_grad()
+        if state.sparsity:
+            state.sparsity.start_averages(step)
         if state.ema:
             state.ema.update(state.task, step)
         state.step += 1
+        if state.sparsity:
+            self.mask_update = state.sparsity.update(state.step)
         return norm
+
+    def _accumulate(
+        self, stream: Iterator[Batch], note: Callable[[dict[str, Tensor]], object]
+    ) -> None:
+        """Forward and backward of all micro-batches of the present step."""
+        accum = self._batches.accum
+        for micro in range(accum):
+            batch = next(stream)
+            seed_all(self._config.seed, self.state.step, micro, self._world.rank)
+            with self._accumulating(last=micro == accum - 1):
+                note(self._forward_backward(self.model, batch))
+
+    def _saliency(self, sparsity: Sparsity) -> dict[str, Tensor]:
+        """|w * dL/dw| by the gradient of the present step, after which all is as before."""
+        state = self.state
+        buffers = {name: buffer.clone() for name, buffer in state.task.named_buffers()}
+        scaling = state.scaler.state_dict() if state.scaler else {}
+        scale = scaling.get("scale", 1.0)
+        with preserved():
+            while True:
+                self._accumulate(self._batches.iterate(state.step), lambda losses: None)
+                scores = sparsity.saliency()
+                state.optimizer.zero_grad()
+                finite = all(bool(score.isfinite().all()) for score in scores.values())
+                if finite or not state.scaler or scale < 1:
+                    break
+                scale /= 16  # an overflow; the order of the scores does not depend on the scale
+                state.scaler.update(scale)
+        for name, buffer in state.task.named_buffers():
+            buffer.copy_(buffers[name])
+        if state.scaler:
+            state.scaler.load_state_dict(scaling)
+        if not finite:
+            raise NonFiniteError(
+                f"the gradient of step {state.step + 1}, by which sparsity.init='snip' ranks the "
+                "weights, is not finite"
+            )
+        return scores
+
+    def _explaining_memory(self, work: Callable[[], T]) -> T:
+        """Do something that may run out of memory; then say which micro-batch would fit."""
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # not inside `except`, where the traceback still holds the activations
+        raise ValueError(self._explain_memory())
 
     def _forward_backward(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         batch = to_device(batch, self._world.device, channels_last=self._config.channels_last)
@@ -144,9 +223,7 @@ class TrainStep:
         return nullcontext()
 
     def _clip(self, want_norm: bool) -> Tensor | None:
-        """Clip the gradients, in every precision; the norm is that of the unscaled ones."""
-        if self.state.scaler:
-            self.state.scaler.unscale_(self.state.optimizer)
+        """Clip the gradients, unscaled by now; the norm is that before clipping."""
         if self._clip_grad is None and not want_norm:
             return None
         parameters = [p for p in self.state.task.parameters() if p.grad is not None]
