@@ -1,11 +1,15 @@
 """A real HTTP server that can misbehave on request."""
 
 import hashlib
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for published_large_kernels
 
 
 class FileServer:

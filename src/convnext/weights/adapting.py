@@ -6,7 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convnext.models.backbone import Backbone
+from convnext.models.large_kernel import RepLKNetConfig
 from convnext.weights.layouts.layout import StateDict
+
+STEMS = ("stem.conv.weight", "stem.layers.0.conv.weight")  # the first layer of every network
 
 
 @dataclass
@@ -36,6 +39,8 @@ def _adapt_head(result: Adapted, network: Backbone) -> None:
     state, config = result.state, network.config
     norm, head = "norm.weight" in state, state.get("head.weight")
     classes = 0 if head is None else head.shape[0]
+    if isinstance(config, RepLKNetConfig) and config.merged and not config.features_only:
+        _keep_merged_head(classes, config.num_classes)
     if config.features_only:
         if norm or classes:
             result.done.append("norm and head left out (features_only)")
@@ -54,18 +59,27 @@ def _adapt_head(result: Adapted, network: Backbone) -> None:
         result.new.append("head.*")
 
 
+def _keep_merged_head(classes: int, asked: int) -> None:
+    if classes != asked:
+        raise ValueError(
+            f"the head of a merged RepLKNet ({classes} classes) holds its last norm and cannot be "
+            f"replaced (num_classes={asked}); load the weights that it was merged from"
+        )
+
+
 def _adapt_stem(result: Adapted, network: Backbone) -> None:
-    stem = result.state["stem.conv.weight"]
+    name = next(name for name in STEMS if name in result.state)
+    stem = result.state[name]
     channels, kernel = stem.shape[1:3]
-    own = network.get_parameter("stem.conv.weight")
+    own = network.get_parameter(name)
     in_chans, side = own.shape[1:3]
     if channels != in_chans:
-        result.done.append(f"stem.conv.weight from {channels} to {in_chans} input channels")
+        result.done.append(f"{name} from {channels} to {in_chans} input channels")
         stem = adapt_in_chans(stem, in_chans)
     if kernel != side:
-        result.done.append(f"stem.conv.weight resampled from {kernel}x{kernel} to {side}x{side}")
+        result.done.append(f"{name} resampled from {kernel}x{kernel} to {side}x{side}")
         stem = resize_stem(stem, side)
-    result.state["stem.conv.weight"] = stem
+    result.state[name] = stem
 
 
 def _remove(state: StateDict, *prefixes: str) -> None:

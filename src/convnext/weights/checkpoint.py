@@ -8,8 +8,9 @@ from typing import Any
 
 from convnext.models.backbone import BackboneConfig
 from convnext.models.convnext import ConvNeXtConfig
+from convnext.models.large_kernel import RepLKNetConfig
 from convnext.models.registry import is_model, model_config
-from convnext.weights.architecture import infer_config, model_name
+from convnext.weights.architecture import described, infer_config, model_name, stored_fields
 from convnext.weights.layouts.layout import Converted, Layout, StateDict
 from convnext.weights.layouts.ours import OTHER_NETWORK
 from convnext.weights.layouts.table import to_convnext
@@ -89,6 +90,11 @@ class Checkpoint:
         """Tensors under our names."""
         return self.converted.state
 
+    @property
+    def is_encoder(self) -> bool:
+        """Whether the final norm and the head are missing; a merged head may hold the norm."""
+        return not {"norm.weight", "head.weight"} & set(self.state)
+
 
 def read_checkpoint(path: str | Path, *, ema: bool = True) -> Checkpoint:
     """Read a checkpoint of any known layout.
@@ -108,7 +114,7 @@ def read_checkpoint(path: str | Path, *, ema: bool = True) -> Checkpoint:
     card = _folder_card(file.parent) if path.is_dir() else _file_card(file, metadata)
     config: BackboneConfig
     name: str | None
-    if card.name and is_model(card.name) and not is_convnext(model_config(card.name)):
+    if card.name and is_model(card.name) and not told_by_tensors(model_config(card.name)):
         layout, converted, name = OTHER_NETWORK, Converted(dict(unwrapped.state)), card.name
         config = _stored(file, model_config(card.name), card.config)
     else:
@@ -117,7 +123,9 @@ def read_checkpoint(path: str | Path, *, ema: bool = True) -> Checkpoint:
             inferred = infer_config(converted.state)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
-        config, name = _with_stored(file, inferred, card.config), model_name(inferred)
+        name = model_name(inferred)
+        config = described(inferred, stored_fields(model_config(name)) if name else {})
+        config = _with_stored(file, config, card.config)
     return Checkpoint(
         path=file,
         layout=layout,
@@ -133,6 +141,11 @@ def read_checkpoint(path: str | Path, *, ema: bool = True) -> Checkpoint:
 def is_convnext(config: BackboneConfig) -> bool:
     """Whether this is the family that other libraries know too."""
     return isinstance(config, ConvNeXtConfig) and config.plain
+
+
+def told_by_tensors(config: BackboneConfig) -> bool:
+    """Whether names and shapes of the tensors tell what network it is."""
+    return isinstance(config, ConvNeXtConfig | RepLKNetConfig)
 
 
 def _stored(file: Path, usual: BackboneConfig, stored: dict[str, Any]) -> BackboneConfig:
@@ -159,18 +172,18 @@ def weight_file(folder: Path) -> Path:
     )
 
 
-def _with_stored(file: Path, config: ConvNeXtConfig, stored: dict[str, Any]) -> ConvNeXtConfig:
-    """Add what shapes cannot tell: stem stride 2, and start values for new parts."""
-    changes: dict[str, Any] = {
-        k: stored[k] for k in stored if k in ("stem_stride", "head_init_scale")
-    }
-    if config.layer_scale_init_value and stored.get("layer_scale_init_value"):
-        changes["layer_scale_init_value"] = stored["layer_scale_init_value"]
-    strides = {4: (2, 4)}.get(config.stem_stride, (config.stem_stride,))
+def _with_stored(file: Path, config: BackboneConfig, stored: dict[str, Any]) -> BackboneConfig:
+    """Add what shapes cannot tell: stem stride 2, start values for new parts, words for widths."""
+    changes: dict[str, Any] = {k: stored[k] for k in stored if k == "head_init_scale"}
     try:
-        if changes.get("stem_stride", config.stem_stride) not in strides:
-            raise ValueError(f"stem_stride {changes['stem_stride']} does not fit the stem's kernel")
-        return dataclasses.replace(config, **changes)
+        if isinstance(config, ConvNeXtConfig):
+            if config.layer_scale_init_value and stored.get("layer_scale_init_value"):
+                changes["layer_scale_init_value"] = stored["layer_scale_init_value"]
+            stride = stored.get("stem_stride", config.stem_stride)
+            if stride not in {4: (2, 4)}.get(config.stem_stride, (config.stem_stride,)):
+                raise ValueError(f"stem_stride {stride} does not fit the stem's kernel")
+            changes["stem_stride"] = stride
+        return described(dataclasses.replace(config, **changes), stored)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: the configuration stored with it is wrong: {error}") from error
 

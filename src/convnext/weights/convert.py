@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from convnext.models.backbone import BackboneConfig
 from convnext.models.convnext import ConvNeXtConfig
 from convnext.weights.architecture import stored_fields
 from convnext.weights.atomic import (
@@ -15,7 +16,13 @@ from convnext.weights.atomic import (
     torch_writer,
     write_atomically,
 )
-from convnext.weights.checkpoint import SECTION, Card, Checkpoint, read_checkpoint
+from convnext.weights.checkpoint import (
+    SECTION,
+    Card,
+    Checkpoint,
+    read_checkpoint,
+    told_by_tensors,
+)
 from convnext.weights.folder import CONFIG, WEIGHTS, loads_elsewhere, write_folder
 from convnext.weights.layouts.table import from_convnext
 from convnext.weights.load_report import summary
@@ -36,6 +43,8 @@ def convert(
     allow: Iterable[str] = (),
 ) -> Path:
     """Rewrite a checkpoint in another layout; the numbers stay bit for bit the same.
+
+    Reading a re-parameterised RepLKNet folds the norms that it still has: that is computed.
 
     Args:
         source: A file, folder or URL, or ``"MODEL.TAG"`` of the catalogue.
@@ -69,7 +78,9 @@ def convert(
         )
     if checkpoint.converted.dropped:
         logger.info("left out: %s", summary(checkpoint.converted.dropped))
-    if not isinstance(checkpoint.config, ConvNeXtConfig):
+    for word in checkpoint.converted.done:
+        logger.info("%s: %s", checkpoint.path, word)
+    if not told_by_tensors(checkpoint.config):
         raise ValueError(
             f"{checkpoint.path} holds {checkpoint.name}, which no other layout can express; "
             "copy the file instead"
@@ -82,9 +93,10 @@ def convert(
     return target
 
 
-def _write_file(checkpoint: Checkpoint, config: ConvNeXtConfig, target: Path, layout: str) -> None:
+def _write_file(checkpoint: Checkpoint, config: BackboneConfig, target: Path, layout: str) -> None:
     state = from_convnext(checkpoint.state, layout)
-    if layout not in ("convnext", "official") and config.stem_stride == 2:
+    stride = config.stem_stride if isinstance(config, ConvNeXtConfig) else 4
+    if layout not in ("convnext", "official") and stride == 2:
         raise ValueError(
             f"the layout {layout} has only stems of stride 4, this network has stride 2"
         )
@@ -109,7 +121,7 @@ def _card(checkpoint: Checkpoint) -> Card:
 
 
 def _write_folder(
-    checkpoint: Checkpoint, config: ConvNeXtConfig, target: Path, layout: str
+    checkpoint: Checkpoint, config: BackboneConfig, target: Path, layout: str
 ) -> None:
     if layout not in FOLDER_LAYOUTS:
         raise ValueError(
@@ -118,10 +130,10 @@ def _write_folder(
         )
     if layout != "convnext" and not loads_elsewhere(config):
         raise ValueError(
-            f"{layout} cannot build this network (isotropic, or another stem stride or number of "
-            "stages than 4); use the layout 'convnext'"
+            f"{layout} cannot build this network (isotropic, another stem stride or number of "
+            "stages than 4, or other kernels than one of 7x7); use the layout 'convnext'"
         )
-    if "norm.weight" not in checkpoint.state:
+    if checkpoint.is_encoder:
         raise ValueError(
             f"{checkpoint.path} holds an encoder without final norm; a folder needs a whole "
             "network. Write a file, or load it by load_pretrained and save that"
@@ -129,6 +141,7 @@ def _write_folder(
     if layout != "transformers":
         write_folder(target, checkpoint.state, config, _card(checkpoint))
         return
+    assert loads_elsewhere(config), "refused above"
     state = from_convnext(checkpoint.state, layout)
     text = json.dumps(_transformers_config(checkpoint, config), indent=2, ensure_ascii=False)
     metadata = {"format": "pt", SECTION: json.dumps(_card(checkpoint).to_dict())}
@@ -147,7 +160,7 @@ def _transformers_config(checkpoint: Checkpoint, config: ConvNeXtConfig) -> dict
         "architectures": [f"ConvNext{kind}ForImageClassification"],
         "model_type": f"convnext{kind.lower()}",
         "depths": list(config.depths),
-        "hidden_sizes": list(config.dims),
+        "hidden_sizes": list(config.channels),
         "num_stages": len(config.depths),
         "num_channels": config.in_chans,
         "patch_size": config.stem_stride,

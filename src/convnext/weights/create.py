@@ -12,7 +12,15 @@ from torch import nn
 from convnext.models.backbone import BackboneConfig
 from convnext.models.registry import build_model, model_config
 from convnext.weights.adapting import adapt
-from convnext.weights.architecture import model_name, same_network, stored_fields
+from convnext.weights.architecture import (
+    base_name,
+    described,
+    differences,
+    is_merged,
+    model_name,
+    same_network,
+    stored_fields,
+)
 from convnext.weights.catalogue import Weights
 from convnext.weights.checkpoint import Checkpoint, read_checkpoint
 from convnext.weights.labels import imagenet_labels
@@ -136,18 +144,18 @@ def load_pretrained(
         is known about the weights.
 
     Raises:
-        ValueError: The weights do not fit, or the file is no ConvNeXt; says which tensors differ.
+        ValueError: The weights do not fit, the file is merged and the network not or the reverse,
+            or the file is no ConvNeXt or RepLKNet; says what differs.
         OSError: A file cannot be read, or there is no network.
     """
     if name is not None:
         model_config(name)  # an unknown name is refused before anything is downloaded
     found = resolve(source, name)
     checkpoint = read_checkpoint(found.path, ema=ema)
-    if name is not None:
-        _check_name(name, checkpoint, config_overrides, found.text)
-    fields = {**stored_fields(checkpoint.config), **config_overrides}
+    config = _checked(name, checkpoint, config_overrides, found.text)
+    fields = {**stored_fields(config), **config_overrides}
     model: Any = build_model(
-        name or checkpoint.name or "convnext_tiny",
+        name or checkpoint.name or base_name(config),
         num_classes=checkpoint.config.num_classes if num_classes is None else num_classes,
         in_chans=checkpoint.config.in_chans if in_chans is None else in_chans,
         drop_path_rate=drop_path_rate,
@@ -163,25 +171,56 @@ def load_pretrained(
         unexpected=list(converted.unexpected),
         reshaped=dict(converted.reshaped),
         dropped=list(converted.dropped),
-        adapted=adapted.done,
+        adapted=[*converted.done, *adapted.done],
     )
     load_state(model, adapted.state, report, source=found.text, allow=[*allow, *adapted.new])
     return model, _info(found.text, found.entry, checkpoint, model.config, report)
 
 
-def _check_name(name: str, checkpoint: Checkpoint, overrides: dict[str, Any], source: str) -> None:
-    """Refuse weights of another network than was asked for, and say which they are."""
-    asked = model_config(name)
+def _checked(
+    name: str | None, checkpoint: Checkpoint, overrides: dict[str, Any], source: str
+) -> BackboneConfig:
+    """The checkpoint's configuration, if it is of the network that was asked for.
+
+    Raises:
+        ValueError: It is another network, and which; or one merged and the other not.
+    """
+    have = checkpoint.config
+    asked = have if name is None else model_config(name)
     fields = {f.name for f in dataclasses.fields(asked)}
     asked = dataclasses.replace(asked, **{k: v for k, v in overrides.items() if k in fields})
-    if same_network(asked, checkpoint.config):
-        return
-    have = checkpoint.config
-    what = checkpoint.name or (f"a network with depths={have.depths} and channels={have.channels}")
-    raise ValueError(
-        f"{source} holds weights of {what}, not of {name}; ask for the model that the file has, or "
-        "load it without a name by load_pretrained"
-    )
+    if name is not None and not same_network(asked, have):
+        what = checkpoint.name or f"a network with depths={have.depths}, channels={have.channels}"
+        raise ValueError(
+            f"{source} holds weights of {what}, not of {name}{_differences(asked, have, name)}; "
+            "ask for the model that the file has, or load it without a name by load_pretrained"
+        )
+    if is_merged(have) and not is_merged(asked):
+        raise ValueError(
+            f"{source} holds a merged network, which has no branches to train: build it with "
+            "merged=True, or load the file of the network that it was merged from"
+        )
+    if is_merged(asked) and not is_merged(have):
+        raise ValueError(
+            f"{source} holds a network with its branches: load it without merged=True and merge it "
+            "by convnext.merge(network)"
+        )
+    return have if name is None else described(have, stored_fields(asked))
+
+
+def _differences(asked: BackboneConfig, have: BackboneConfig, name: str) -> str:
+    """What of two networks with the same kind of blocks differs, kernels first."""
+    found = differences(have, asked) if type(asked) is type(have) else {}
+    kernels = found.keys() & {"kernel_size", "large kernels", "small_kernel"}
+    if not kernels:
+        return ""
+    text = ", ".join(f"{w} {a} in the file and {b} in {name}" for w, (a, b) in found.items())
+    if found.get("large kernels") == ("square", "strips"):
+        text += (
+            ". Files with square kernels (lkb_origin) were once shared as SLaK's; "
+            "decomposed=False builds their network"
+        )
+    return f" ({text})"
 
 
 def _info(

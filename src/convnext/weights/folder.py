@@ -1,9 +1,9 @@
 """Folders of weights that this package, timm and transformers all load.
 
 ``model.safetensors`` holds the tensors under timm's names, ``config.json`` what timm and
-transformers want to know, and a section ``convnext`` with what only we need. Networks that timm
-cannot build (isotropic, another stem stride, another number of stages) are stored under our own
-names, and the architecture gets a name that timm refuses instead of loading it wrongly.
+transformers want to know, and a section ``convnext`` with what only we need. Networks that they
+cannot build (isotropic, another stem stride, number of stages or depthwise kernel) are stored under
+our own names, and the architecture gets a name that timm refuses instead of loading it wrongly.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from convnext.models.backbone import BackboneConfig
 from convnext.models.convnext import ConvNeXtConfig
 from convnext.weights.architecture import model_name, stored_fields
 from convnext.weights.atomic import safetensors_writer, text_writer, write_atomically
-from convnext.weights.checkpoint import SECTION, Card
+from convnext.weights.checkpoint import SECTION, Card, is_convnext
 from convnext.weights.layouts.ours import OURS
 from convnext.weights.layouts.table import to_timm_shapes
 from convnext.weights.layouts.timm import TIMM
@@ -30,7 +30,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 def loads_elsewhere(config: BackboneConfig) -> TypeGuard[ConvNeXtConfig]:
     """Whether timm and transformers can build a network of this configuration."""
-    if not isinstance(config, ConvNeXtConfig):
+    if not isinstance(config, ConvNeXtConfig) or not is_convnext(config):
         return False
     return not config.isotropic and config.stem_stride == 4 and len(config.depths) == 4
 
@@ -50,7 +50,7 @@ def timm_architecture(config: BackboneConfig) -> tuple[str, dict[str, Any]]:
     args: dict[str, Any] = {}
     if name is None:
         name = "convnextv2_tiny" if base.grn else "convnext_tiny"
-        args = {"depths": list(config.depths), "dims": list(config.dims)}
+        args = {"depths": list(config.depths), "dims": list(config.channels)}
     if base.grn and not config.grn:
         args["use_grn"] = False
     if config.grn and scaled:

@@ -5,9 +5,13 @@ from pathlib import Path
 
 from convnext.models.backbone import BackboneConfig
 from convnext.models.convnext import ConvNeXtConfig
-from convnext.weights.checkpoint import Checkpoint, read_checkpoint
+from convnext.models.large_kernel import RepLKNetConfig
+from convnext.weights.checkpoint import Checkpoint, is_convnext, read_checkpoint
+from convnext.weights.layouts.layout import STATISTICS
 from convnext.weights.load_report import summary
 from convnext.weights.sources import resolve
+
+NOTABLE_ZEROS = 0.01  # share of all parameters from which on a network counts as sparse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +24,8 @@ class Inspection:
         layout: Layout of its tensor names.
         model: Name of the network, None if no named one has these blocks.
         config: Configuration that the tensors fit.
-        num_parameters: Numbers in the tensors.
+        num_parameters: Numbers in the tensors, statistics of batch norms not counted.
+        num_zeros: Zeros among the weights of convolutions and linear layers.
         num_classes: Outputs of the head; 0 if it has none.
         in_chans: Input channels.
         has_norm: Whether the final norm is there (encoders of pre-training have none).
@@ -39,6 +44,7 @@ class Inspection:
     model: str | None
     config: BackboneConfig
     num_parameters: int
+    num_zeros: int
     num_classes: int
     in_chans: int
     has_norm: bool
@@ -57,13 +63,14 @@ class Inspection:
             parts += [word for word, there in (("GRN", c.grn), ("isotropic", c.isotropic)) if there]
             parts += ["layer scale"] if c.layer_scale_init_value else []
             parts += [f"stem stride {c.stem_stride}"] if not c.isotropic else []
+        parts += _kernels(c)
         head = f"{self.num_classes}" if self.num_classes else "none (no head)"
         lines = {
             "file": f"{self.path} ({self.num_bytes / 1e6:.1f} MB)",
             "layout": self.layout,
             "model": self.model or "no named network has these blocks",
             "network": ", ".join(parts),
-            "parameters": f"{self.num_parameters:,} ({', '.join(self.dtypes)})",
+            "parameters": self._parameters(),
             "classes": head,
             "channels": str(self.in_chans),
             "final norm": "" if self.has_norm else "none (an encoder only)",
@@ -75,6 +82,28 @@ class Inspection:
             "not needed": summary(list(self.dropped)),
         }
         return "\n".join(f"{word:<11} {text}" for word, text in lines.items() if text)
+
+    def _parameters(self) -> str:
+        total, zeros = self.num_parameters, self.num_zeros
+        text = f"{total:,} ({', '.join(self.dtypes)})"
+        if zeros <= NOTABLE_ZEROS * total:
+            return text
+        return f"{text}; {_short(total - zeros)} non-zero of {_short(total)}"
+
+
+def _kernels(config: BackboneConfig) -> list[str]:
+    """Words for depthwise kernels that are not 7x7, and for their branches."""
+    if is_convnext(config) or not isinstance(config, ConvNeXtConfig | RepLKNetConfig):
+        return []
+    small, strips = config.small_kernel, isinstance(config, ConvNeXtConfig) and config.decomposed
+    parts = [f"kernels {config.kernel_sizes}", f"in strips {small} wide" if strips else "square"]
+    if small and not config.merged:
+        parts += [f"small kernel {small}"] if small < max(config.kernel_sizes) else ["with norms"]
+    return parts + (["merged"] if config.merged else [])
+
+
+def _short(number: int) -> str:
+    return f"{number / 1e6:.1f}M" if number >= 1e6 else f"{number:,}"
 
 
 def inspect(path: str | Path, *, ema: bool = True) -> Inspection:
@@ -93,7 +122,10 @@ def inspect(path: str | Path, *, ema: bool = True) -> Inspection:
 
 def describe(checkpoint: Checkpoint) -> Inspection:
     """The inspection of a checkpoint that was read already."""
-    state = checkpoint.state
+    state = {
+        name: tensor for name, tensor in checkpoint.state.items() if not name.endswith(STATISTICS)
+    }
+    weights = [tensor for tensor in state.values() if tensor.ndim > 1]
     return Inspection(
         path=checkpoint.path,
         num_bytes=checkpoint.path.stat().st_size,
@@ -101,9 +133,10 @@ def describe(checkpoint: Checkpoint) -> Inspection:
         model=checkpoint.name,
         config=checkpoint.config,
         num_parameters=sum(tensor.numel() for tensor in state.values()),
+        num_zeros=sum(tensor.numel() - int(tensor.count_nonzero()) for tensor in weights),
         num_classes=checkpoint.config.num_classes,
         in_chans=checkpoint.config.in_chans,
-        has_norm="norm.weight" in state,
+        has_norm=not checkpoint.is_encoder,
         dtypes=tuple(sorted({str(t.dtype).removeprefix("torch.") for t in state.values()})),
         wrappers=checkpoint.wrappers,
         extra=checkpoint.extra,

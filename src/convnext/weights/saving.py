@@ -8,7 +8,7 @@ from torch import nn
 
 from convnext.models.backbone import Backbone
 from convnext.weights.architecture import model_name
-from convnext.weights.checkpoint import Card, is_convnext
+from convnext.weights.checkpoint import Card, told_by_tensors
 from convnext.weights.folder import write_folder
 from convnext.weights.preprocessing import Preprocessing
 
@@ -29,9 +29,9 @@ def save_pretrained(
     ``model.safetensors`` and ``config.json`` are loaded by :func:`convnext.load_pretrained`, by
     ``timm.create_model("local-dir:DIRECTORY", pretrained=True)`` and by
     ``transformers.AutoModelForImageClassification.from_pretrained(DIRECTORY)``. timm and
-    transformers cannot build isotropic networks, networks with another ``stem_stride`` than 4 or
-    with another number of stages than 4; transformers cannot classify without a head. Such folders
-    load in this package only, and the others refuse them.
+    transformers cannot build isotropic networks, networks with another ``stem_stride`` than 4,
+    with another number of stages than 4 or with other kernels than one of 7x7; transformers cannot
+    classify without a head. Such folders load in this package only, and the others refuse them.
 
     Args:
         model: A network of this package; wrappers of DDP and torch.compile are taken off.
@@ -39,8 +39,8 @@ def save_pretrained(
         labels: Names of the classes in the order of the outputs.
         descriptions: Longer words for labels.
         preprocessing: What images need; ImageNet's evaluation at 224 px by default.
-        name: Name to store; found out from the network's shape by default. A network that is no
-            ConvNeXt and has other fields than the named one needs it.
+        name: Name to store; found out from the network's shape by default. A step of the road from
+            ResNet that has other fields than the named one needs it.
         licence: Licence of the weights.
         extra: Anything else to keep with the weights, as JSON values (scores, recipe).
 
@@ -61,7 +61,7 @@ def save_pretrained(
         )
     config = network.config
     name = name or model_name(config)
-    if name is None and not is_convnext(config):
+    if name is None and not told_by_tensors(config):
         raise ValueError(f"give save_pretrained the name that this {type(network).__name__} had")
     if config.features_only:
         raise ValueError(

@@ -1,7 +1,8 @@
 """The mechanism of key tables: rows that translate the names of tensors both ways.
 
 A row pairs our name of a tensor with another layout's. In both, ``{i}`` is the stage, ``{j}`` the
-block, ``{2i}`` and ``{2i+1}`` numbers computed from the stage, and ``*`` is weight or bias.
+block, ``{2i}`` and ``{2i+1}`` numbers computed from the stage, ``*`` is weight or bias, and ``**``
+any tensor of a batch norm.
 Shapes are brought to ours by what the name says (vectors are 1-D, pointwise weights 2-D), so that
 1x1 convolutions and (1, 1, 1, C) vectors need no rule of their own.
 """
@@ -17,8 +18,10 @@ from torch import Tensor
 
 StateDict = dict[str, Tensor]
 
-_FIELD = re.compile(r"\{(2?)([ij])(\+1)?\}|(\*)")
+_FIELD = re.compile(r"\{(2?)([ij])(\+1)?\}|(\*\*?)")
 _LEAF = "leaf"
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of a batch norm
+_LEAVES = {"*": "weight|bias", "**": "|".join(("weight", "bias", *STATISTICS))}
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,19 @@ class Converted:
         reshaped: Old name -> (shape before, shape after), where the shape changed.
         dropped: Tensors that the layout is known to hold but that no classifier needs.
         unexpected: Names that the table does not know.
+        done: What had to be computed besides, for the report.
     """
 
     state: StateDict = field(default_factory=dict)
     reshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A way of naming the tensors of a ConvNeXt.
+    """A way of naming the tensors of a network.
 
     Attributes:
         name: Word of the command line; several tables may share one.
@@ -119,7 +124,8 @@ def _pattern(template: str) -> re.Pattern[str]:
     parts, end = [], 0
     for n, found in enumerate(_FIELD.finditer(template)):
         parts.append(re.escape(template[end : found.start()]))
-        parts.append(f"(?P<{_LEAF}>weight|bias)" if found[4] else rf"(?P<f{n}>0|[1-9]\d*)")
+        leaves = _LEAVES.get(found[4] or "")
+        parts.append(f"(?P<{_LEAF}>{leaves})" if leaves else rf"(?P<f{n}>0|[1-9]\d*)")
         end = found.end()
     return re.compile("".join(parts) + re.escape(template[end:]) + r"\Z")
 
@@ -168,8 +174,15 @@ def _translate(
     return None, None
 
 
+def conv_norm_rows(ours: str, theirs: str) -> tuple[Row, Row]:
+    """Rows of a convolution and its batch norm, which elsewhere is called ``bn``."""
+    return Row(f"{ours}.conv.*", f"{theirs}.conv.*"), Row(f"{ours}.norm.**", f"{theirs}.bn.**")
+
+
 def rank(name: str) -> int:
-    """Axes of one of our tensors: 4 convolution, 2 linear, 1 everything else."""
+    """Axes of one of our tensors: 4 convolution, 2 linear, 0 a counter, 1 everything else."""
+    if name.endswith(".num_batches_tracked"):
+        return 0
     if not name.endswith(".weight"):
         return 1
     module = name.split(".")[-2]

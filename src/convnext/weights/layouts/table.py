@@ -1,15 +1,21 @@
 """All layouts: which one a file has, told by its content, and translation to and from ours."""
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
+from convnext.models.convnext import ConvNeXtConfig
+from convnext.models.large_kernel import RepLKNetConfig
 from convnext.models.registry import unknown
 from convnext.weights.architecture import infer_config, model_name
 from convnext.weights.layouts.fcmae import FCMAE
 from convnext.weights.layouts.layout import Converted, Layout, StateDict
 from convnext.weights.layouts.official import OFFICIAL, OFFICIAL_ISOTROPIC
-from convnext.weights.layouts.ours import OURS
+from convnext.weights.layouts.ours import OURS, OURS_REPLKNET
+from convnext.weights.layouts.replknet import REPLKNET, REPLKNET_MERGED
+from convnext.weights.layouts.settling import settle
+from convnext.weights.layouts.slak import SLAK, SLAK_MERGED
 from convnext.weights.layouts.timm import CONV_MLP, TIMM
 from convnext.weights.layouts.torchvision import TORCHVISION
 from convnext.weights.layouts.transformers import (
@@ -20,8 +26,13 @@ from convnext.weights.layouts.transformers import (
 
 LAYOUTS = (
     OURS,
+    OURS_REPLKNET,
     OFFICIAL,
     OFFICIAL_ISOTROPIC,
+    SLAK,
+    SLAK_MERGED,
+    REPLKNET,
+    REPLKNET_MERGED,
     FCMAE,
     TIMM,
     TORCHVISION,
@@ -30,6 +41,7 @@ LAYOUTS = (
     TRANSFORMERS_BARE,
 )
 LAYOUT_NAMES = tuple(dict.fromkeys(layout.name for layout in LAYOUTS))
+_BLOCK = re.compile(r"\.blocks\.\d+\.(large\.)?dwconv\.((square|tall)\.conv\.)?weight\Z")
 
 
 def detect_layout(state: Mapping[str, Tensor]) -> Layout:
@@ -41,7 +53,7 @@ def detect_layout(state: Mapping[str, Tensor]) -> Layout:
     best, most = None, 0
     for layout in LAYOUTS:
         names = [layout.ours(key) for key in state]
-        has_block = any(name and name.endswith(".dwconv.weight") for name in names)
+        has_block = any(name and _BLOCK.search(name) for name in names)
         count = sum(name is not None for name in names)
         if has_block and count > most:
             best, most = layout, count
@@ -58,10 +70,12 @@ def to_convnext(state: Mapping[str, Tensor]) -> tuple[Layout, Converted]:
     """Find the layout of a state dict and translate it to ours.
 
     Raises:
-        ValueError: It is not a ConvNeXt, or a tensor has an impossible shape.
+        ValueError: It is not a ConvNeXt or RepLKNet, or a tensor has an impossible shape.
     """
     layout = detect_layout(state)
-    return layout, layout.read(state)
+    converted = layout.read(state)
+    settle(converted)
+    return layout, converted
 
 
 def from_convnext(state: Mapping[str, Tensor], layout: str) -> StateDict:
@@ -78,7 +92,9 @@ def from_convnext(state: Mapping[str, Tensor], layout: str) -> StateDict:
         raise unknown("layout", layout, LAYOUT_NAMES)
     config = infer_config(state)
     if layout == "convnext":
-        return OURS.write(state)
+        return (OURS if isinstance(config, ConvNeXtConfig) else OURS_REPLKNET).write(state)
+    if isinstance(config, RepLKNetConfig) or not config.plain:
+        return _large_kernels(config, layout).write(state)
     if config.isotropic:
         if layout != "official":
             raise ValueError(
@@ -99,6 +115,33 @@ def from_convnext(state: Mapping[str, Tensor], layout: str) -> StateDict:
             raise ValueError("the layout transformers has no network with both GRN and layer scale")
         return (TRANSFORMERS_V2 if config.grn else TRANSFORMERS_V1).write(state)
     return {"official": OFFICIAL, "fcmae": FCMAE, "torchvision": TORCHVISION}[layout].write(state)
+
+
+def _large_kernels(config: ConvNeXtConfig | RepLKNetConfig, layout: str) -> Layout:
+    """The layout in which a network with other kernels than one of 7x7 can be written.
+
+    Raises:
+        ValueError: There is none of this name.
+    """
+    found: Layout | None
+    if isinstance(config, RepLKNetConfig):
+        what, found = "RepLKNet", None if config.merged else REPLKNET
+    elif config.small_kernel:
+        what = f"network with large kernels {config.kernel_sizes} in branches"
+        found = SLAK_MERGED if config.merged else SLAK
+        if config.isotropic or (config.merged and config.decomposed):
+            found = None
+    else:
+        what = f"network with depthwise kernels {config.kernel_sizes}"
+        found = OFFICIAL_ISOTROPIC if config.isotropic else OFFICIAL
+        if layout == "timm" and not config.isotropic and config.stem_stride != 1:
+            return TIMM  # its network takes kernel_sizes
+    if layout != "official":
+        raise ValueError(f"the layout {layout} has no {what}; use 'official' or 'convnext'")
+    if found is None:
+        kind = "merged" if config.merged else "isotropic"
+        raise ValueError(f"the layout official has no {kind} {what}; use 'convnext'")
+    return found
 
 
 def to_timm_shapes(state: StateDict, architecture: str | None) -> StateDict:
