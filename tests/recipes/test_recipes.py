@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from convnext.data import DataSummary
-from convnext.models.registry import model_config
+from convnext.models.registry import build_model, model_config
 from convnext.recipes import find_recipe, list_recipes
 from convnext.recipes.fcmae import fit_pretraining
 from convnext.recipes.recipe import Recipe, differences
 from convnext.tasks.classify import ClassifyConfig, ClassifyTask
+from convnext.tasks.distillation import Teacher
 from convnext.tasks.pretrain import PretrainConfig, PretrainTask
 from convnext.weights.catalogue import list_weights
 
@@ -20,6 +21,17 @@ RECIPES = list_recipes()
 CLASSIFY = {n: r for n, r in RECIPES.items() if isinstance(r.task, ClassifyConfig)}
 PRETRAIN = {n: r for n, r in RECIPES.items() if isinstance(r.task, PretrainConfig)}
 TOY = {"depths": [1, 1, 1, 1], "dims": [4, 8, 12, 16]}
+
+
+def toy_fields(recipe):
+    """The recipe's network made small: every kind of block, kernel and width factor is kept."""
+    if "isotropic" in recipe.name:
+        return {"depths": [1], "dims": [8]}
+    fields = {**recipe.task.model_args, **TOY}
+    config = replace(model_config(recipe.task.model), **recipe.task.network_args())
+    if max(kernels := getattr(config, "kernel_sizes", (7,))) > 7:
+        fields["kernel_size"] = [min(k, 9 + 2 * (len(kernels) - i)) for i, k in enumerate(kernels)]
+    return fields
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -32,15 +44,16 @@ def test_json_brings_the_recipe_back_unchanged(name):
 @pytest.mark.parametrize("name", CLASSIFY)
 def test_every_recipe_builds_and_takes_two_steps_at_toy_size(name):
     recipe = RECIPES[name]
-    toy = {"depths": [1], "dims": [8]} if "isotropic" in name else TOY
     torch.manual_seed(0)
-    task = ClassifyTask(replace(recipe.task, model_args=toy), num_classes=3)
+    task = ClassifyTask(replace(recipe.task, model_args=toy_fields(recipe)), num_classes=3)
+    if recipe.task.teacher:
+        task.teacher = Teacher(build_model("slak_tiny", num_classes=3, **TOY, kernel_size=9))
     groups = task.param_groups(recipe.optim)
     for group in groups:
         group["lr"] = recipe.optim.lr * group["lr_scale"]
     optimizer = torch.optim.AdamW(groups, betas=recipe.optim.betas, eps=recipe.optim.eps)
     network = task.network
-    ends = (network.stem.conv.weight, network.head.weight)
+    ends = (next(network.stem.parameters()), network.head.weight)
     before = [p.detach().clone() for p in ends]
     for _ in range(2):
         batch = {"image": torch.randn(4, 3, 32, 32), "label": torch.tensor([0, 1, 2, 0])}
@@ -113,6 +126,9 @@ def test_the_weights_that_recipes_start_from_are_in_the_catalogue_or_come_from_a
         start = recipe.task.pretrained
         if start.startswith("runs/"):
             assert start.split("/")[1] in RECIPES
+            assert RECIPES[start.split("/")[1]].task.model == recipe.task.model
+        elif start.endswith(".pth"):  # published, but not where a program could fetch it
+            assert "--task.pretrained" in recipe.notes
         elif start:
             assert (recipe.task.model, start) in known, recipe.name
 
@@ -147,6 +163,21 @@ TABLES = {
 }
 
 
+# SLaK, README; RepLKNet, README: as above
+TABLES |= {
+    "slak_tiny_in1k": (4e-3, 4096, 300, 20, 0.1, 1.0, 0.9999),
+    "slak_small_in1k_120ep": (4e-3, 4096, 120, 20, 0.4, 1.0, 0.9999),
+    "slak_base_in1k": (4e-3, 4096, 300, 20, 0.5, 1.0, 0.9999),
+    "slak_kernel_61_square_120ep": (4e-3, 4096, 120, 20, 0.1, 1.0, 0.9999),
+    "replknet_31b_in1k": (4e-3, 2048, 300, 10, 0.5, 1.0, 0.9999),
+    "replknet_31b_in1k_384": (4e-4, 1024, 30, 1, 0.8, 0.7, 0.9999),
+    "replknet_31l_in22k": (4e-3, 4096, 90, 5, 0.1, 1.0, None),
+    "replknet_31b_in22k_ft_in1k": (4e-4, 512, 30, 1, 0.2, 0.7, 0.9999),
+    "replknet_31l_in22k_ft_in1k_384": (4e-4, 512, 30, 1, 0.3, 0.7, 0.9999),
+    "convnext_small_slak_distilled_in1k": (4e-3, 4096, 300, 20, 0.1, 1.0, None),
+}
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_values_are_those_of_the_papers(name):
     recipe = RECIPES[name]
@@ -168,6 +199,67 @@ def test_isotropic_small_and_base_have_no_layer_scale():
         for size in ("small", "base", "large")
     ]
     assert scales == [0.0, 0.0, 1e-6]
+
+
+# kernel sizes, small kernel, strips, width factor, sparsity, top-1 after 120 epochs
+KERNEL_STUDY = {
+    "slak_kernel_7_naive_120ep": ((7, 7, 7, 7), 0, False, 1.0, 0.0, 81.0),
+    "slak_kernel_31_wide_120ep": ((31, 29, 27, 13), 5, True, 1.3, 0.4, 81.5),
+    "slak_kernel_51_square_120ep": ((51, 49, 47, 13), 5, False, 1.0, 0.0, 81.3),
+    "slak_kernel_61_strips_120ep": ((61, 59, 57, 13), 5, True, 1.0, 0.0, 81.4),
+    "slak_kernel_61_sparse_120ep": ((61, 59, 57, 13), 5, True, 1.0, 0.4, 80.4),
+    "slak_tiny_in1k_120ep": ((51, 49, 47, 13), 5, True, 1.3, 0.4, 81.6),
+}
+
+
+@pytest.mark.parametrize("name", KERNEL_STUDY)
+def test_the_kernel_study(name):
+    recipe = RECIPES[name]
+    config = replace(model_config(recipe.task.model), **recipe.task.network_args())
+    found = (
+        config.kernel_sizes,
+        config.small_kernel,
+        config.decomposed,
+        config.width_factor,
+        recipe.optim.sparsity.sparsity,
+        recipe.expected_top1,
+    )
+    assert found == KERNEL_STUDY[name]
+
+
+# millions of parameters, dense: the sparse ones are printed as 60 % of theirs
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        *(("slak_kernel_31_naive_120ep", 31.9), ("slak_kernel_51_naive_120ep", 38.4)),
+        *(("slak_kernel_61_naive_120ep", 43.0), ("slak_kernel_31_strips_120ep", 30.0)),
+        *(("slak_kernel_51_strips_120ep", 30.8), ("slak_kernel_61_strips_120ep", 31.2)),
+        *(("slak_tiny_in1k_120ep", 50.7), ("slak_base_in1k", 158.0)),
+    ],
+)
+def test_the_networks_of_the_kernel_study_have_the_published_size(name, millions):
+    task = RECIPES[name].task
+    with torch.device("meta"):
+        network = build_model(task.model, **task.network_args())
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+def test_sparse_training_is_that_of_the_size():
+    for name, (every, rate) in {
+        "tiny": (2000, 0.5),
+        "small": (100, 0.3),
+        "base": (100, 0.3),
+    }.items():
+        found = RECIPES[f"slak_{name}_in1k"].optim.sparsity
+        assert (found.sparsity, found.init, found.growth) == (0.4, "snip", "random")
+        assert (found.update_every, found.prune_rate) == (every, rate)
+
+
+def test_a_student_has_its_teachers_recipe_as_default():
+    for size in ("tiny", "small"):
+        task = RECIPES[f"convnext_{size}_slak_distilled_in1k"].task
+        assert task.teacher.removeprefix("runs/") in RECIPES
+        assert (task.teacher_gamma, task.teacher_temperature, task.label_weight) == (1.0, 1.0, 0.0)
 
 
 def test_an_unknown_name_names_the_nearest():

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from convnext.models.registry import unknown
-from convnext.recipes import convnextv2, fcmae, imagenet
+from convnext.recipes import convnextv2, fcmae, imagenet, large_kernel
 from convnext.recipes.demo import DEMO
 from convnext.recipes.recipe import Recipe
 
@@ -12,7 +12,13 @@ __all__ = ["find_recipe", "list_recipes"]
 
 def list_recipes() -> dict[str, Recipe]:
     """All named recipes, in the order of the tables they come from; that of the demo at the end."""
-    return {**imagenet.RECIPES, **convnextv2.RECIPES, **fcmae.RECIPES, DEMO.name: DEMO}
+    return {
+        **imagenet.RECIPES,
+        **convnextv2.RECIPES,
+        **fcmae.RECIPES,
+        **large_kernel.RECIPES,
+        DEMO.name: DEMO,
+    }
 
 
 def find_recipe(name: str) -> Recipe:

@@ -13,9 +13,12 @@ from typing import Any
 
 from convnext.data.config import DataConfig
 from convnext.data.summary import DataSummary
+from convnext.models.backbone import BackboneConfig
 from convnext.models.convnext import ConvNeXtConfig
+from convnext.models.large_kernel import RepLKNetConfig
 from convnext.models.registry import model_config
 from convnext.recipes.imagenet import RECIPES as IMAGENET
+from convnext.recipes.large_kernel import RECIPES as LARGE_KERNEL
 from convnext.recipes.recipe import Recipe
 from convnext.tasks.classify import ClassifyConfig
 from convnext.train.config import OptimConfig, TrainConfig
@@ -26,6 +29,8 @@ __all__ = ["choose"]
 IMAGENET_SCALE = 500_000
 # From 1e-6 the blocks would not open in a short run.
 OPEN_LAYER_SCALE = 0.1
+# Of more blocks than these, a layer decay of 0.8 for each would leave the first ones as they are.
+DEEP = 18
 # A third of atto's cost: a network that two CPU cores train in minutes.
 CPU_NETWORK = {"depths": [2, 2, 4, 2], "dims": [32, 64, 128, 256]}
 
@@ -86,7 +91,7 @@ def choose(
     epochs = epochs or _epochs(plan, batch)
     steps = epochs * max(1, n // batch)
     plan.say(f"{epochs} epochs of {n // batch} steps with batches of {batch}: {steps:,} steps")
-    optim = _optim(plan, batch, epochs, steps)
+    optim = _optim(plan, task, batch, epochs, steps)
     task, data = _regularise(plan, task, data)
     task, data = _balance(plan, task, data)
     recipe = Recipe(
@@ -129,6 +134,14 @@ def _network(
             head_init_scale=0.001,
             model_args=model_args or {},
         ), size
+    return _from_scratch(plan, model, args, size, stride, given=image_size is not None)
+
+
+def _from_scratch(
+    plan: _Plan, model: str, args: dict[str, Any], size: int, stride: int, *, given: bool
+) -> tuple[ClassifyConfig, int]:
+    """A network without weights: its stem, kernels and layer scale; the user may give the size."""
+    n = plan.summary.num_train
     plan.say(
         "from scratch; pretrained weights would help much on so few images: add --pretrained"
         if n < 100_000
@@ -136,11 +149,14 @@ def _network(
     )
     config = model_config(model)
     if not isinstance(config, ConvNeXtConfig) or config.isotropic:
-        # no stem of another stride: larger images instead
-        return ClassifyConfig(model=model, model_args=args), image_size or max(size, 64)
+        size = size if given else max(size, 64)
+        plan.say(f"images of {size} px: the stem of {model} has no smaller stride")
+        args = _cropped_kernels(plan, config, args, size, config.reductions[0])
+        return ClassifyConfig(model=model, model_args=args), size
     small = stride != 4
     why = f": at stride 4 too little would be left of {size} px" if small else ""
     plan.say(f"images of {size} px, stem stride {stride}{why}")
+    args = _cropped_kernels(plan, config, args, size, stride)
     scale = None
     if 0 < config.layer_scale_init_value < 0.1 and n < IMAGENET_SCALE:
         scale = OPEN_LAYER_SCALE
@@ -151,6 +167,26 @@ def _network(
         stem_stride=stride if small else None,
         model_args=args,
     ), size
+
+
+def _cropped_kernels(
+    plan: _Plan, config: BackboneConfig, args: dict[str, Any], size: int, stride: int
+) -> dict[str, Any]:
+    """Large kernels without the taps that never meet a map of H positions: 2H - 1 remain."""
+    if not isinstance(config, ConvNeXtConfig | RepLKNetConfig):
+        return args
+    if plan.summary.num_train >= IMAGENET_SCALE or {"kernel_size", "depths"} & args.keys():
+        return args
+    sizes = config.kernel_sizes
+    maps = [math.ceil(size / (stride * 2**i)) for i in range(len(sizes))]
+    cropped = [
+        min(kernel, max(2 * side - 1, config.small_kernel))
+        for kernel, side in zip(sizes, maps, strict=True)
+    ]
+    if max(sizes) <= 7 or cropped == list(sizes):
+        return args
+    plan.say(f"kernels {cropped} instead of {list(sizes)}: longer ones never meet {size} px")
+    return {**args, "kernel_size": cropped}
 
 
 def _resolution(side: int, cpu: bool) -> tuple[int, int]:
@@ -193,12 +229,15 @@ def _epochs(plan: _Plan, batch: int) -> int:
     return min(300, max(10, round(budget / max(1, plan.summary.num_train // batch))))
 
 
-def _optim(plan: _Plan, batch: int, epochs: int, steps: int) -> OptimConfig:
+def _optim(plan: _Plan, task: ClassifyConfig, batch: int, epochs: int, steps: int) -> OptimConfig:
+    depths = task.model_args.get("depths", model_config(task.model).depths)
+    grouped = len(depths) == 4 and sum(depths) > DEEP
     warmup = min(max(steps // 20, 50), steps // 5)
     warmup_epochs = round(warmup * epochs / steps, 3)
     if plan.pretrained:
         lr, decay = 3e-4 * math.sqrt(batch / 64), 0.8
-        plan.say(f"learning rate {lr:.2g}, smaller for shallower layers (layer decay {decay})")
+        by = f"{decay} for each of 12 groups of blocks" if grouped else f"{decay}"
+        plan.say(f"learning rate {lr:.2g}, smaller for shallower layers (layer decay {by})")
     else:
         lr, decay = min(1e-3 * math.sqrt(batch / 64), 4e-3), 1.0
         plan.say(f"learning rate {lr:.2g}: the paper's 4e-3 is for batches of 4096")
@@ -210,6 +249,7 @@ def _optim(plan: _Plan, batch: int, epochs: int, steps: int) -> OptimConfig:
         epochs=epochs,
         warmup_epochs=warmup_epochs,
         layer_decay=decay,
+        layer_decay_rule="group" if grouped and plan.pretrained else "single",
         clip_grad=1.0,
     )
 
@@ -264,15 +304,16 @@ def _engine(plan: _Plan, epochs: int, steps: int) -> TrainConfig:
 
 def _imagenet(plan: _Plan, task: ClassifyConfig, data: DataConfig) -> tuple[Recipe, list[str]]:
     """Enough images for the published recipe."""
-    base = IMAGENET["convnext_tiny_in1k"]
+    base = {**IMAGENET, **LARGE_KERNEL}.get(f"{task.model}_in1k", IMAGENET["convnext_tiny_in1k"])
     plan.say("enough images for the published ImageNet recipe, which is used as it stands")
-    drop_path = base.classify.drop_path_rate
-    task = replace(base.classify, model=task.model, stem_stride=task.stem_stride)
+    task = replace(
+        base.classify, model=task.model, stem_stride=task.stem_stride, model_args=task.model_args
+    )
     data = replace(base.data, path=data.path, image_size=data.image_size, in_chans=data.in_chans)
     return replace(
         base,
         name="auto",
-        task=replace(task, drop_path_rate=drop_path),
+        task=task,
         data=data,
         expected_top1=None,
         notes="; ".join(plan.reasons),

@@ -10,20 +10,22 @@ from torch import nn
 from convnext.data import open_splits, summarise
 from convnext.models.backbone import Backbone
 from convnext.models.convnext import ConvNeXtConfig
+from convnext.models.large_kernel import RepLKNetConfig, merge
 from convnext.models.registry import is_model, model_config
 from convnext.recipes.choose import choose
 from convnext.recipes.recipe import Recipe
 from convnext.run.conclusion import conclude
 from convnext.run.job import Job
 from convnext.run.kind import Kind
-from convnext.run.loading import pick_device
+from convnext.run.loading import load_network, pick_device
 from convnext.tasks.classify import ClassifyTask
+from convnext.tasks.distillation import Teacher
 from convnext.train.hooks import Hook
 from convnext.train.protocols import Evaluate, Task
 from convnext.weights.architecture import stored_fields
 from convnext.weights.checkpoint import read_checkpoint
 from convnext.weights.create import load_pretrained
-from convnext.weights.sources import resolve
+from convnext.weights.sources import Source, resolve
 
 __all__ = ["CLASSIFICATION", "choose_recipe"]
 
@@ -73,11 +75,12 @@ def _network_of(weights: str) -> tuple[str, dict[str, Any]]:
     found = read_checkpoint(weights)
     config = found.config
     args: dict[str, Any] = {}
-    if not isinstance(config, ConvNeXtConfig):
-        assert found.name is not None, "other networks are stored with their name"
-        usual_fields = stored_fields(model_config(found.name))
-        fields = stored_fields(config).items()
-        return found.name, {k: v for k, v in fields if v != usual_fields[k]}
+    if not isinstance(config, ConvNeXtConfig) or not config.plain:
+        nameless = "replknet_31b" if isinstance(config, RepLKNetConfig) else "slak_tiny"
+        name = found.name or found.card.name or nameless
+        usual_fields = stored_fields(model_config(name))
+        fields = {k: v for k, v in stored_fields(config).items() if v != usual_fields[k]}
+        return name, {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
     name = found.name or ("convnextv2_tiny" if config.grn else "convnext_tiny")
     usual = model_config(name)
     if found.name is None:
@@ -97,13 +100,64 @@ def _build(job: Job, resumed: bool, say: Callable[[str], None]) -> ClassifyTask:
         # Downloaded once, by the first process, and read by all of them from its cache.
         job.world.from_main(lambda: str(resolve(_source(config.pretrained), config.model).path))
         network = _pretrained(recipe, splits.classes, say)
-    return ClassifyTask(
+    task = ClassifyTask(
         config,
         num_classes=len(splits.classes),
         in_chans=recipe.data.in_chans,
         labels=splits.train.labels,
         network=network,
     )
+    if config.teacher:  # after the network, whose random start must not depend on it
+        task.teacher = _teacher(job, say)
+    return task
+
+
+def _teacher(job: Job, say: Callable[[str], None]) -> Teacher:
+    """The network that the recipe names as teacher, on the device of this process.
+
+    Raises:
+        ValueError: It is for other classes or other channels than the data have, or no classifier.
+        OSError: It cannot be read.
+    """
+    data, classes, name = job.recipe.data, job.splits.classes, job.recipe.classify.teacher
+    try:  # downloaded once, as above
+        job.world.from_main(lambda: str(_teacher_source(name).path))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no teacher (--task.teacher): {error}") from None
+    loaded = load_network(name, job.world.device)
+    network, pre = loaded.network, loaded.preprocessing
+    if network.config.in_chans != data.in_chans:
+        raise ValueError(
+            f"the teacher {name} takes images of {network.config.in_chans} channels, the data have "
+            f"{data.in_chans}; set --data.in-chans {network.config.in_chans}, or take another "
+            "teacher"
+        )
+    if len(loaded.labels) != len(classes):
+        raise ValueError(
+            f"the teacher {name} tells {len(loaded.labels)} classes apart, the data have "
+            f"{len(classes)}; fine-tune it on these data first (convnext train --pretrained {name})"
+        )
+    if loaded.named and loaded.labels != tuple(classes):
+        pairs = enumerate(zip(loaded.labels, classes, strict=True))
+        i, (theirs, ours) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+        raise ValueError(
+            f"the teacher {name} was trained for other classes: class {i} is {theirs!r} there and "
+            f"{ours!r} in the data; name the folders alike, or take another teacher"
+        )
+    say(f"teacher {name}: {len(classes)} classes")
+    if not loaded.named:
+        say("  its classes have no names: they are taken to be the data's, in the same order")
+    return Teacher(
+        merge(network),  # the same answers with fewer convolutions and norms
+        mean=pre.mean,
+        std=pre.std,
+        student_mean=data.channel_mean,
+        student_std=data.channel_std,
+    )
+
+
+def _teacher_source(name: str) -> Source:
+    return resolve(True, name) if is_model(name) else resolve(name)
 
 
 def _source(pretrained: str) -> str | bool:

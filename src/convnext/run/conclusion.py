@@ -12,7 +12,6 @@ from convnext.data import eval_dataset
 from convnext.evaluate.cost import measure_cost
 from convnext.evaluate.result import ClassificationResult
 from convnext.models.backbone import Backbone
-from convnext.models.convnext import ConvNeXt
 from convnext.recipes.recipe import to_dict
 from convnext.report.data import ReportData
 from convnext.report.html import write_report
@@ -24,6 +23,7 @@ from convnext.tasks.classify import ClassifyTask
 from convnext.train import checkpoint
 from convnext.train.engine import FitResult
 from convnext.train.parallel import broadcast
+from convnext.weights.checkpoint import is_convnext
 from convnext.weights.saving import save_pretrained
 
 __all__ = ["conclude"]
@@ -105,7 +105,7 @@ def _write(
     save_pretrained(
         network,
         folder.weights_dir,
-        name=None if isinstance(network, ConvNeXt) else recipe.classify.model,
+        name=None if is_convnext(network.config) else recipe.classify.model,
         labels=splits.classes,
         preprocessing=preprocessing_of(recipe.data),
         extra={"scores": scores, "recipe": recipe.name},
@@ -151,6 +151,8 @@ def _description(job: Job, fit: FitResult) -> str:
         if recipe.classify.pretrained
         else "from scratch"
     )
+    if recipe.classify.teacher:
+        start += f", taught by {recipe.classify.teacher},"
     text = (
         f"{recipe.classify.model}, trained {start} on {len(splits.train):,} images of "
         f"{len(splits.classes)} classes for {recipe.optim.epochs} epochs ({fit.step:,} steps)."
@@ -170,6 +172,7 @@ def _facts(job: Job, fit: FitResult, results: dict[str, ClassificationResult]) -
         "network": recipe.classify.model,
         "data": recipe.data.path,
         "images": ", ".join(f"{name} {len(part):,}" for name, part in splits.named().items()),
+        **({"teacher": recipe.classify.teacher} if recipe.classify.teacher else {}),
         "effective batch": str(recipe.optim.batch_size),
         "seed": str(recipe.train.seed),
         "device": f"{job.world.size} x {job.world.device}",

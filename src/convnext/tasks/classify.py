@@ -14,6 +14,7 @@ from convnext.data.mixup import Mixup
 from convnext.data.sampling import class_weights
 from convnext.models.backbone import Backbone, Stage
 from convnext.models.registry import build_model
+from convnext.tasks.distillation import Teacher, nkd_loss
 from convnext.train.config import OptimConfig
 from convnext.train.param_groups import build_param_groups
 
@@ -57,16 +58,34 @@ class ClassifyConfig:
     """Alpha of CutMix; 0 = off."""
     class_weights: Literal["none", "balanced"] = "none"
     """"balanced" weights the loss of each class by the inverse of its frequency."""
+    teacher: str = ""
+    """Network whose answers are learnt besides the labels: a run, weights MODEL.TAG, a file, a
+    URL. "" = none."""
+    teacher_gamma: float = 1.5
+    """Weight of what the teacher says about the classes that are not the label."""
+    teacher_temperature: float = 1.0
+    """Temperature at which those classes are compared; above 1 the small ones count more."""
+    label_weight: float = 1.0
+    """Weight of the loss against the labels, beside a teacher's; 0 = only the teacher's."""
 
     def __post_init__(self) -> None:
         for name, low, high in (("smoothing", 0.0, 1.0), ("drop_path_rate", 0.0, 1.0)):
             value = getattr(self, name)
             if not low <= value < high:
                 raise ValueError(f"task.{name} is {value}; it must be at least {low}, below {high}")
-        for name in ("mixup", "cutmix", "head_init_scale"):
+        for name in ("mixup", "cutmix", "head_init_scale", "teacher_gamma", "label_weight"):
             value = getattr(self, name)
             if value < 0:
                 raise ValueError(f"task.{name} is {value}; it must not be negative (0 = off)")
+        if self.teacher_temperature <= 0:
+            raise ValueError(
+                f"task.teacher_temperature is {self.teacher_temperature}; it must be above 0"
+            )
+        if self.label_weight != 1.0 and not self.teacher:
+            raise ValueError(
+                f"task.label_weight is {self.label_weight} without a task.teacher; name a teacher "
+                "(--task.teacher), or leave the weight at 1"
+            )
 
     @property
     def pairs_images(self) -> bool:
@@ -90,6 +109,15 @@ class ClassifyTask(nn.Module):
     loss = - 1/N Σ_i Σ_k w_k t_ik log softmax(z_i)_k, with the targets t of mixup or CutMix
     (smoothing folded in), else the smoothed label (1-s) y + s/K, and the class weights w.
 
+    With a teacher loss = label_weight · (the above) + nkd_loss, see `distillation`. The teacher
+    sees the very images that the student sees, after mixup or CutMix; there NKD takes as label
+    the class with the largest target, as its authors' code does, and knows neither smoothing nor
+    class weights.
+
+    Attributes:
+        teacher: The teacher, set after construction; needed to train where the configuration
+            names one, never to evaluate.
+
     Args:
         config: The network and the loss.
         num_classes: Number of classes K.
@@ -99,6 +127,8 @@ class ClassifyTask(nn.Module):
 
     Source: "A ConvNet for the 2020s", table 5; ConvNeXt V2, tables 9-13.
     """
+
+    teacher: Teacher | None = None
 
     def __init__(
         self,
@@ -142,6 +172,7 @@ class ClassifyTask(nn.Module):
         """The loss of a batch of `image` (N, C, H, W) and `label` (N,).
 
         In evaluation mode also the `logits` (N, K): sharded weights are gathered in here only.
+        With a teacher also the parts `label_loss` and `teacher_loss`.
         """
         images, target = batch["image"], batch["label"]
         smoothing = self.config.smoothing if self.training else 0.0
@@ -152,8 +183,29 @@ class ClassifyTask(nn.Module):
         loss = F.cross_entropy(
             logits, target, weight=self.weights, label_smoothing=smoothing, reduction="sum"
         )
-        losses = {"loss": loss / len(logits)}
-        return losses if self.training else {**losses, "logits": logits}
+        loss = loss / len(logits)
+        if not self.training:
+            return {"loss": loss, "logits": logits}
+        return self._distil(images, logits, target, loss) if self.config.teacher else {"loss": loss}
+
+    def _distil(
+        self, images: Tensor, logits: Tensor, target: Tensor, label_loss: Tensor
+    ) -> dict[str, Tensor]:
+        """The loss with the teacher's part, and both parts."""
+        config = self.config
+        assert self.teacher is not None, "a task that distils is given its teacher"
+        teacher_loss = nkd_loss(
+            logits,
+            self.teacher(images),
+            target.argmax(1) if target.ndim == 2 else target,
+            gamma=config.teacher_gamma,
+            temperature=config.teacher_temperature,
+        )
+        return {
+            "loss": config.label_weight * label_loss + teacher_loss,
+            "label_loss": label_loss,
+            "teacher_loss": teacher_loss,
+        }
 
     def param_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """Every parameter exactly once, with its weight decay and its learning-rate scale."""
