@@ -106,3 +106,19 @@ def test_other_networks_cost_what_table_1_says(name, size, published):
 
 def test_every_rule_explains_itself():
     assert all(len(text) > 40 for _, _, text in RULES.values())
+
+
+def test_weights_that_are_zero_are_counted_apart():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Flatten(),
+        nn.Linear(8 * 16, 10),
+    )  # fmt: skip
+    dense = count(model, (3, 4, 4))
+    assert dense.nonzero == dense.total()
+    with torch.no_grad():
+        model[0].weight.flatten()[:108] = 0  # half of 8 x 3 x 9
+        model[1].bias.zero_()  # no weight
+        model[3].weight.flatten()[:320] = 0  # a quarter of 10 x 128
+    sparse = count(model, (3, 4, 4))
+    assert sparse.total() == dense.total() == 216 * 16 + 72 * 16 + 1280
+    assert sparse.nonzero == 108 * 16 + 72 * 16 + 960

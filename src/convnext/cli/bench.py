@@ -17,7 +17,8 @@ class BenchArguments:
     """Cost and speed of networks, side by side."""
 
     networks: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAMES")] = ()
-    """Names of ours (convnext_tiny), timm:NAME, torchvision:NAME."""
+    """Names of ours (convnext_tiny), merged:NAME (slak_tiny with its branches merged), timm:NAME,
+    torchvision:NAME."""
     like: Literal["", "table1", "table2", "table12"] = ""
     """Settings and networks of a table of the paper, with its numbers beside ours; NAMES choose
     some of its networks."""

@@ -33,11 +33,26 @@ class ConvertArguments:
     """Layout to write: convnext, timm, transformers, official, torchvision, fcmae."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MergeArguments:
+    """Which network to bring into its form for deployment."""
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    """A run folder, a weights folder or a checkpoint file of a SLaK or RepLKNet."""
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")]
+    """The weights folder to write."""
+
+
 def weights(arguments: list[str]) -> int:
-    """List published weights; look into a checkpoint; convert it."""
-    actions = {"list": _weights_list, "inspect": _weights_inspect, "convert": _weights_convert}
+    """List published weights; look into a checkpoint; convert it; merge its branches."""
+    actions = {
+        "list": _weights_list,
+        "inspect": _weights_inspect,
+        "convert": _weights_convert,
+        "merge": _weights_merge,
+    }
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: convnext weights {list,inspect,convert} [OPTIONS]")
+        print("usage: convnext weights {list,inspect,convert,merge} [OPTIONS]")
         return 0 if arguments else 2
     if arguments[0] not in actions:
         raise unknown("action of convnext weights", arguments[0], actions)
@@ -64,4 +79,12 @@ def _weights_convert(arguments: list[str]) -> int:
     from convnext.weights import convert
 
     print(f"written: {convert(args.source, Path(args.out), args.layout)}")
+    return 0
+
+
+def _weights_merge(arguments: list[str]) -> int:
+    args = parse(MergeArguments, arguments, "weights merge")
+    from convnext.weights import merge_weights
+
+    print(f"written: {merge_weights(args.source, Path(args.out))}")
     return 0

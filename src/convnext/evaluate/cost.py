@@ -20,6 +20,9 @@ class Cost:
     Attributes:
         params: Number of parameters.
         macs: Multiply-accumulates of one image.
+        nonzero_params: Parameters that are not zero; fewer than all after sparse training.
+        nonzero_macs: Multiply-accumulates with weights that are not zero: what sparse code could
+            do with, and what papers on sparse networks print. Dense code computes `macs`.
         input_shape: ``(C, H, W)``.
         images_per_second: Median inference throughput.
         batch_size: Images a batch at that throughput.
@@ -30,6 +33,8 @@ class Cost:
 
     params: int
     macs: int
+    nonzero_params: int
+    nonzero_macs: int
     input_shape: tuple[int, int, int]
     images_per_second: float
     batch_size: int
@@ -44,6 +49,15 @@ class Cost:
 def num_params(model: nn.Module) -> int:
     """Number of parameters, shared ones counted once."""
     return sum(p.numel() for p in model.parameters())
+
+
+def num_nonzero(model: nn.Module) -> int:
+    """Parameters without those that sparse training holds at zero.
+
+    Those are the zeros of weights, tensors of two and more dimensions; a bias that is zero counts.
+    """
+    zeros = sum(p.numel() - int(p.count_nonzero()) for p in model.parameters() if p.ndim > 1)
+    return num_params(model) - zeros
 
 
 def macs(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
@@ -122,10 +136,13 @@ def measure_cost(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     batch = torch.zeros(batch_size, *input_shape, device=device, dtype=parameter.dtype)
+    counted = count(model, input_shape)
     speed = throughput(model, batch, seconds=seconds)
     return Cost(
         params=num_params(model),
-        macs=macs(model, input_shape),
+        macs=counted.total("paper"),
+        nonzero_params=num_nonzero(model),
+        nonzero_macs=counted.nonzero,
         input_shape=input_shape,
         images_per_second=speed,
         batch_size=batch_size,

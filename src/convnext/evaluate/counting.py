@@ -62,11 +62,14 @@ class Count:
         by_kind: Multiply-accumulates (of norms and pooling: operations) by kind of operator:
             "conv", "linear", "matmul", "norm", "pool".
         activations: Elements that convolutions, linear layers and matrix products put out.
+        nonzero: Multiply-accumulates of convolutions and linear layers with weights that are not
+            zero, as papers on sparse networks count; dense code computes all the same.
     """
 
     def __init__(self) -> None:
         self.by_kind: Counter[str] = Counter()
         self.activations = 0
+        self.nonzero = 0
 
     def total(self, rule: str = "paper") -> int:
         """The sum by a rule of `RULES`."""
@@ -75,9 +78,9 @@ class Count:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, result: Count) -> None:
+    def __init__(self, result: Count, densities: dict[int, float]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.result = result
+        self.result, self._densities = result, densities
 
     def __torch_dispatch__(
         self,
@@ -93,7 +96,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if packet in flop_registry:
             first = out[0] if isinstance(out, tuple) else out
             kind = _KINDS.get(name, "matmul")
-            self.result.by_kind[kind] += flop_registry[packet](*args, **kwargs, out_val=out) // 2
+            macs = flop_registry[packet](*args, **kwargs, out_val=out) // 2
+            self.result.by_kind[kind] += macs
+            shares = [self._densities.get(_storage(t), 1.0) for t in args if _is_tensor(t)]
+            self.result.nonzero += round(macs * min(shares, default=1.0))
             self.result.activations += first.numel()
         elif name in _NORMS:
             affine = args[1 if "batch" in name or "group" in name else 2] is not None
@@ -103,6 +109,22 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _storage(tensor: Tensor) -> int:
+    """The same number for a weight and for every view of it."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _density(weight: Tensor) -> float:
+    """Share of the values that are not zero; of a tensor without values all."""
+    if weight.is_meta or weight.ndim < 2:
+        return 1.0
+    return weight.count_nonzero().item() / max(1, weight.numel())
+
+
 def count(model: nn.Module, input_shape: tuple[int, int, int]) -> Count:
     """Count the forward pass of one image in evaluation mode.
 
@@ -110,10 +132,9 @@ def count(model: nn.Module, input_shape: tuple[int, int, int]) -> Count:
         model: The network, on any device; it is not changed.
         input_shape: ``(C, H, W)``.
     """
-    state = {
-        name: torch.empty_like(tensor, device="meta")
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-    }
+    tensors = dict((*model.named_parameters(), *model.named_buffers()))
+    state = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    densities = {_storage(state[name]): _density(p.detach()) for name, p in tensors.items()}
     dtype = next(model.parameters()).dtype
     image = torch.empty(1, *input_shape, device="meta", dtype=dtype)
     was_training = model.training
@@ -121,7 +142,7 @@ def count(model: nn.Module, input_shape: tuple[int, int, int]) -> Count:
     result = Count()
     call: Callable[..., Tensor] = torch.func.functional_call
     try:
-        with torch.no_grad(), _Counter(result):
+        with torch.no_grad(), _Counter(result, densities):
             call(model, state, (image,))
     finally:
         model.train(was_training)

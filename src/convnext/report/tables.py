@@ -56,7 +56,12 @@ def cost_table(cost: Mapping[str, Any]) -> str:
         "device": ("Measured on", str),
     }
     rows = {name: text(cost[key]) for key, (name, text) in known.items() if key in cost}
-    others = set(cost) - set(known) - {"input_shape", "batch_size"}
+    sparse = ("nonzero_params", "nonzero_macs")
+    if sparse[0] in cost and cost[sparse[0]] != cost.get("params"):
+        rows["Not zero"] = " parameters, ".join(quantity(cost[key]) for key in sparse) + (
+            " MACs: what sparse code could do with; the figures above are what is computed"
+        )
+    others = set(cost) - set(known) - {"input_shape", "batch_size", *sparse}
     rows |= {key.replace("_", " ").capitalize(): plain(cost[key]) for key in sorted(others)}
     return facts_table(rows)
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from convnext.evaluate.cost import peak_memory
+from convnext.models.backbone import Backbone
+from convnext.models.large_kernel import merge
 from convnext.models.registry import build_model, is_model, list_models, unknown
 
 __all__ = ["DTYPES", "Cell", "Dtype", "Format", "Mode", "build", "inference", "training"]
@@ -31,7 +33,8 @@ class Cell:
     """What is measured how.
 
     Attributes:
-        network: Name of ours, `timm:NAME` or `torchvision:NAME`.
+        network: Name of ours, `merged:NAME` for its form for deployment, `timm:NAME` or
+            `torchvision:NAME`.
         size: Side of the images in pixels.
         batch_size: Images a batch.
         dtype: Arithmetic: of weights and images in inference, of autocast in training.
@@ -56,10 +59,11 @@ def build(network: str, size: int) -> nn.Module:
         ValueError: No library has it, or it does not take images of this size.
     """
     source, _, name = network.rpartition(":")
-    if not source:
+    if source in ("", "merged"):
         if not is_model(name):
             raise unknown("model", name, list_models())
-        return build_model(name, num_classes=NUM_CLASSES)
+        ours = cast(Backbone, build_model(name, num_classes=NUM_CLASSES))
+        return merge(ours) if source else ours
     if source == "timm":
         return _timm(name, size)
     if source == "torchvision":
@@ -70,7 +74,7 @@ def build(network: str, size: int) -> nn.Module:
             raise unknown("torchvision model", name, known)
         model: nn.Module = torchvision.models.get_model(name, num_classes=NUM_CLASSES)
         return model
-    raise unknown("library", source, ("timm", "torchvision"))
+    raise unknown("library", source, ("merged", "timm", "torchvision"))
 
 
 def _timm(name: str, size: int) -> nn.Module:
