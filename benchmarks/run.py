@@ -53,6 +53,7 @@ def environment() -> dict[str, Any]:
 
 
 def main() -> None:
+    import depthwise
     import engine
     import loader
     import masked
@@ -64,6 +65,7 @@ def main() -> None:
         "memory": networks.memory,
         "loader": loader.speed,
         "engine": engine.overhead,
+        "depthwise": depthwise.compare,
         "masked": masked.compare,
         "startup": startup.times,
     }

@@ -82,7 +82,7 @@ def test_bench_measures_the_merged_form(tmp_path, capsys):
     ("arguments", "message"),
     [
         (("--optim.sparsity.sparsity", "1.0"), "from 0 (dense) to below 1"),
-        (("--optim.sparsity.only", "nothing"), "nothing"),
+        (("--optim.sparsity.only", "nothing"), "matches no weight that can be sparse"),
         (("--task.model-args", '{"kernel_size": 50}'), "50 must be odd"),
     ],
 )

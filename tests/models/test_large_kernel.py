@@ -168,6 +168,16 @@ def test_layer_ids_of_replknet():
     assert ids["head.weight"] == ids["norm.bias"] == 13
 
 
+@pytest.mark.parametrize("name", ["replknet_31b", "slak_tiny", "roadmap_b_resnet"])
+def test_no_block_of_a_deep_network_learns_faster_than_the_head(name):
+    deeper = {} if name.startswith("roadmap") else {"depths": (2, 2, 40, 2)}
+    with torch.device("meta"):
+        ids, num_layers = build_model(name, **deeper).layer_ids("group")
+    third = [layer for parameter, layer in ids.items() if parameter.startswith("stages.2.blocks.")]
+    assert third == sorted(third)
+    assert (third[0], third[-1], num_layers) == (3, 11, 12)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
@@ -176,10 +186,15 @@ def test_layer_ids_of_replknet():
         ("slak_tiny", {"small_kernel": 4}, "small_kernel 4"),
         ("slak_tiny", {"small_kernel": 0}, "need a small_kernel"),
         ("slak_tiny", {"width_factor": 0.0}, "width_factor 0.0"),
+        ("slak_tiny", {"width_factor": float("inf")}, "width_factor inf"),
+        ("slak_tiny", {"width_factor": float("nan")}, "width_factor nan"),
+        ("slak_tiny", {"kernel_size": 7.0}, "kernel_size 7.0 must be odd"),
         ("convnext_atto", {"merged": True}, "has branches"),
         ("convnext_atto", {"kernel_size": 0}, "0 must be odd"),
         ("replknet_31b", {"kernel_size": (31, 29, 27, 12)}, "12 must be odd"),
         ("replknet_31b", {"expansion": 0.0}, "expansion 0.0"),
+        ("replknet_31b", {"expansion": float("inf")}, "expansion inf"),
+        ("replknet_31b", {"kernel_size": (31, 29, 27, 13.0)}, "kernel_size 13.0 must be odd"),
         ("replknet_31b", {"dims": (8, 8)}, "one entry for each stage"),
     ],
 )

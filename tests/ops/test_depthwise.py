@@ -54,6 +54,29 @@ def test_matches_exact_gradients(dtype, tolerance, shape, channels_last, kernel)
         assert_close(depthwise_conv2d(*tensors), expected, tolerance)
 
 
+def arrangements():
+    """Inputs in neither of the two memory formats: a slice, a permutation, a step."""
+    whole = torch.randn(2, 8, 20, 18, dtype=torch.float64)
+    return {
+        "slice": whole[:, 2:6],
+        "permuted": whole.transpose(2, 3)[:, ::2],
+        "stepped": whole[:, :4, ::2, 1:],
+    }
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("arrangement", arrangements())
+def test_any_strides(kernel, arrangement):
+    x = arrangements()[arrangement].requires_grad_()
+    weight = torch.randn(4, 1, *kernel, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(2, x.shape[3], 4, x.shape[2], dtype=torch.float64).permute(0, 2, 3, 1)
+    out, grads = gradients(depthwise_conv2d, (x, weight, bias), grad)
+    expected, exact = gradients(library, (x, weight, bias), grad)
+    for got, want in [(out, expected), *zip(grads, exact, strict=True)]:
+        assert_close(got, want, 1e-12)
+
+
 @pytest.mark.parametrize("narrow", [7, 9])
 @pytest.mark.parametrize("kernel", [(7, 7), (11, 11), (13, 13), (5, 21)])
 def test_other_processors(narrow, kernel, monkeypatch):
@@ -109,8 +132,10 @@ def test_taps_beyond_reach_get_no_gradient():
 @pytest.mark.parametrize("kernel", [(7, 7), (13, 13), (5, 21)])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_library_operator_is_well_formed(kernel, channels_last):
-    tensors = inputs((2, 8, 10, 12), kernel, torch.float32, channels_last)
-    torch.library.opcheck(_depthwise, tensors)
+    x, weight, bias = inputs((2, 8, 10, 12), kernel, torch.float32, channels_last)
+    torch.library.opcheck(_depthwise, (x, weight, bias))
+    odd = torch.randn(2, 10, 8, 12).permute(0, 2, 1, 3).requires_grad_()
+    torch.library.opcheck(_depthwise, (odd, weight, bias))
 
 
 def test_second_derivative():
@@ -125,6 +150,16 @@ def test_autocast_computes_in_low_precision():
     assert out.dtype == torch.bfloat16
     out.sum().backward()
     assert all(t.grad.dtype == torch.float32 for t in tensors)
+
+
+def test_weight_gradient_is_exact_also_inside_autocast():
+    x, grad = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    weight = torch.randn(4, 1, 7, 7)
+    want = depthwise.weight_grad(grad, x, weight)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(depthwise.weight_grad(grad, x, weight), want)
+        double = depthwise_conv2d(x.double(), weight.double())
+    assert double.dtype == torch.float64
 
 
 @pytest.mark.parametrize("channels", [6, 16, 17])

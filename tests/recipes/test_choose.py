@@ -137,6 +137,17 @@ def test_a_large_kernel_network_is_made_fit_for_the_images(model, side, device):
         assert any("has no smaller stride" in r for r in reasons)
 
 
+def test_a_small_kernel_that_the_user_sets_stays_the_smaller_one():
+    recipe, _ = choose(
+        summary(1_000, side=64),
+        data=DataConfig(),
+        model="slak_tiny",
+        model_args={"small_kernel": 9},
+    )
+    config = replace(model_config("slak_tiny"), **recipe.classify.network_args())
+    assert config.kernel_sizes == (51, 31, 15, 9)
+
+
 def test_cropped_kernels_compute_the_same():
     """A kernel of side 2 H - 1 sees all of a map of side H, from everywhere."""
     torch.manual_seed(0)
@@ -183,3 +194,12 @@ def test_at_imagenet_scale_a_network_gets_its_own_recipe(model, drop_path, batch
     assert recipe.classify.layer_scale_init_value is None
     assert (recipe.classify.drop_path_rate, recipe.optim.batch_size) == (drop_path, batch)
     assert recipe.optim.sparsity.sparsity == sparsity
+
+
+def test_an_encoder_without_head_gets_more_to_learn():
+    settings = [
+        choose(summary(500), data=DataConfig(), pretrained="x", encoder_only=encoder)[0].optim
+        for encoder in (False, True)
+    ]
+    assert settings[1].lr > 4 * settings[0].lr
+    assert (settings[0].layer_decay, settings[1].layer_decay) == (0.8, 0.9)

@@ -376,6 +376,24 @@ def test_a_missing_branch_is_named(make, tmp_path):
         load_pretrained(tmp_path / "n.pth")
 
 
+@pytest.mark.parametrize(
+    ("make", "lost", "message"),
+    [
+        (slak, "stages.0.0.large_kernel.LoRA1.", r"blocks\.0\.dwconv\. has a small kernel and no"),
+        (slak, "stages.1.0.norm.", r"ConvNeXt: stages\.1\.blocks\.0\.norm\.weight is missing"),
+        (replknet, "stages.0.blocks.0.large_kernel.lkb_origin.", "a small kernel and no large one"),
+        (replknet, "stages.1.blocks.0.pw1.", r"RepLKNet: .*pwconv1\.conv\.weight is missing"),
+    ],
+)
+def test_files_without_what_tells_the_shape_are_refused(make, lost, message, tmp_path):
+    state = make().state_dict()
+    rest = {name: tensor for name, tensor in state.items() if not name.startswith(lost)}
+    assert len(rest) < len(state)
+    torch.save(rest, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=rf"net\.pth: not a whole .*{message}"):
+        load_pretrained(tmp_path / "net.pth")
+
+
 def test_incomplete_reparameterised_files_are_refused(tmp_path):
     state = published.reparameterised(replknet()).state_dict()
     lost = {k: v for k, v in state.items() if k != "transitions.0.1.bn.running_mean"}

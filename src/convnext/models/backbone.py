@@ -235,7 +235,7 @@ class Backbone(nn.Module):
         if rule == "single":
             return sum(self.config.depths[:i]) + 1 + (int(block) if kind == "blocks" else 0)
         if i == 2 and kind == "blocks":
-            return 3 + int(block) // 3
+            return min(3 + int(block) // 3, 11)  # what is deeper stays below the last stage
         return (1, 2, 3, 12)[i]
 
     def _checked(self, x: Tensor) -> Tensor:

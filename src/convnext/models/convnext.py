@@ -7,6 +7,7 @@ Woo et al., ConvNeXt V2, CVPR 2023 (section 3.2, table 14).
     block: x + DropPath(γ · Linear(GRN?(GELU(Linear(LN(depthwise7x7(x)))))))
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -65,7 +66,7 @@ class ConvNeXtConfig(BackboneConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "dims", tuple(self.dims))  # JSON has lists only
-        if not isinstance(self.kernel_size, int):
+        if not isinstance(self.kernel_size, int | float):  # a float is refused below
             object.__setattr__(self, "kernel_size", tuple(self.kernel_size))
         if len(self.depths) != len(self.dims):
             raise ValueError(
@@ -87,7 +88,8 @@ class ConvNeXtConfig(BackboneConfig):
             raise ValueError("decomposed kernels need a small_kernel: the short side of the strips")
         if self.merged and not self.small_kernel:
             raise ValueError("only a network with a small_kernel has branches to be merged")
-        if self.width_multiple < 1 or int(min(self.dims) * self.width_factor) < 1:
+        narrowest = min(self.dims) * self.width_factor
+        if self.width_multiple < 1 or not 1 <= narrowest < math.inf:
             raise ValueError(
                 f"width_factor {self.width_factor} and width_multiple {self.width_multiple} must "
                 "leave at least one channel"
@@ -97,7 +99,7 @@ class ConvNeXtConfig(BackboneConfig):
     def kernel_sizes(self) -> tuple[int, ...]:
         """Side of each stage's depthwise kernels."""
         size = self.kernel_size
-        return (size,) * len(self.depths) if isinstance(size, int) else size
+        return size if isinstance(size, tuple) else (size,) * len(self.depths)
 
     @property
     def plain(self) -> bool:
@@ -124,7 +126,7 @@ def check_kernels(sizes: Sequence[int], small: int, num_stages: int) -> None:
     """
     if len(sizes) != num_stages:
         raise ValueError(f"kernel_size {sizes} must have one entry for each of {num_stages} stages")
-    bad = [size for size in sizes if size < 1 or size % 2 == 0]
+    bad = [size for size in sizes if not isinstance(size, int) or size < 1 or size % 2 == 0]
     if bad:
         raise ValueError(f"kernel_size {bad[0]} must be odd and positive: even ones have no centre")
     if small < 0 or (small and small % 2 == 0):

@@ -9,6 +9,7 @@ SLaK is a ConvNeXt whose depthwise kernels are strips: `models/convnext.py`. Rep
     unit: x + conv1x1(relu(large(conv1x1(norm(x))))), then x + conv1x1(gelu(conv1x1(norm(x))))
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -59,13 +60,13 @@ class RepLKNetConfig(BackboneConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "dims", tuple(self.dims))  # JSON has lists only
-        if not isinstance(self.kernel_size, int):
+        if not isinstance(self.kernel_size, int | float):  # a float is refused below
             object.__setattr__(self, "kernel_size", tuple(self.kernel_size))
         if len(self.depths) != len(self.dims):
             raise ValueError(
                 f"depths {self.depths} and dims {self.dims} must have one entry for each stage"
             )
-        if min(self.dims) < 1 or self.expansion * min(self.dims) < 1:
+        if min(self.dims) < 1 or not 1 <= self.expansion * min(self.dims) < math.inf:
             raise ValueError(f"dims {self.dims} and expansion {self.expansion} leave no channels")
         check_kernels(self.kernel_sizes, self.small_kernel, len(self.depths))
 
@@ -73,7 +74,7 @@ class RepLKNetConfig(BackboneConfig):
     def kernel_sizes(self) -> tuple[int, ...]:
         """Side of each stage's large kernels."""
         size = self.kernel_size
-        return (size,) * len(self.depths) if isinstance(size, int) else size
+        return size if isinstance(size, tuple) else (size,) * len(self.depths)
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -244,7 +245,7 @@ class RepLKNet(Backbone):
         """As every network, but a group of the third stage is two units."""
         stage, _, rest = name.removeprefix("stages.").partition(".")
         if rule == "group" and stage == "2" and rest.startswith("blocks."):
-            return 3 + int(rest.split(".")[1]) // 2
+            return min(3 + int(rest.split(".")[1]) // 2, 11)
         return super()._layer_id(name, rule)
 
 

@@ -48,7 +48,8 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
         return same_conv(x, weight, bias)
     if not torch.compiler.is_compiling():
         weight = reachable(weight, x.shape[-2], x.shape[-1])
-    if torch.is_autocast_enabled(x.device.type):  # a library operator does as autocast does
+    if x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
+        # a library operator has to do what autocast does to one
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
@@ -82,8 +83,9 @@ def fast_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if width > NARROW:
         x = x.contiguous(memory_format=torch.channels_last)
         if x.dtype == torch.bfloat16 and x.shape[1] <= ONE_BLOCK:
-            whole = same_conv(x.float(), weight.float(), None if bias is None else bias.float())
-            return whole.to(x.dtype)
+            with torch.autocast("cpu", enabled=False):
+                bias = None if bias is None else bias.float()
+                return same_conv(x.float(), weight.float(), bias).to(x.dtype)
         return same_conv(x, weight, bias)
     out = same_conv(x.contiguous(), weight, bias)
     return out if x.is_contiguous() else out.contiguous(memory_format=torch.channels_last)
@@ -91,7 +93,7 @@ def fast_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def on_triton(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernels of `ops/triton` compute this: large ones, in 16 bits, on a GPU."""
-    if not x.is_cuda or weight[0].numel() <= LARGE:
+    if not x.is_cuda or weight[0].numel() <= LARGE or not x.numel():
         return False
     return x.dtype in (torch.bfloat16, torch.float16) and triton_available()
 
@@ -107,9 +109,12 @@ def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @_depthwise.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    wide = x.device.type == "cpu" and weight.shape[-1] > NARROW
-    if wide or on_triton(x, weight):
+    width, on_cpu = weight.shape[-1], x.device.type == "cpu"
+    if (on_cpu and width > NARROW) or on_triton(x, weight):
         return torch.empty_like(x, memory_format=torch.channels_last)
+    if on_cpu and width >= CONTIGUOUS:
+        last = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        return torch.empty_like(x, memory_format=last)
     return same_conv(x, weight, bias)
 
 
@@ -142,12 +147,13 @@ def weight_grad(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     k_h, k_w = weight.shape[-2:]
     total = grad.new_zeros(c, 1, k_h, k_w, dtype=dtype)
     some = max(1, CHUNK // (c * height * width))
-    for start in range(0, n, some):
-        maps, kernels = (_as_channels(t[start : start + some], dtype, k_w) for t in (x, grad))
-        found = F.conv2d(
-            maps, kernels.transpose(0, 1), padding=(k_h // 2, k_w // 2), groups=maps.shape[1]
-        )
-        total += found.reshape(-1, c, 1, k_h, k_w).sum(0)
+    with torch.autocast(x.device.type, enabled=False):
+        for start in range(0, n, some):
+            maps, kernels = (_as_channels(t[start : start + some], dtype, k_w) for t in (x, grad))
+            found = F.conv2d(
+                maps, kernels.transpose(0, 1), padding=(k_h // 2, k_w // 2), groups=maps.shape[1]
+            )
+            total += found.reshape(-1, c, 1, k_h, k_w).sum(0)
     return total
 
 
@@ -155,10 +161,10 @@ def _as_channels(maps: Tensor, dtype: torch.dtype, kernel_width: int) -> Tensor:
     """(N, C, H, W) as (1, N·C, H, W) in the memory format that is fast for the correlation."""
     n, c, height, width = maps.shape
     if kernel_width <= NARROW:
-        maps = maps.to(dtype, memory_format=torch.contiguous_format)
+        maps = maps.to(dtype, memory_format=torch.contiguous_format).contiguous()
         return maps.view(1, n * c, height, width)
     last = maps.permute(2, 3, 0, 1).to(dtype).reshape(1, height, width, n * c)
-    return last.permute(0, 3, 1, 2)
+    return last.contiguous().permute(0, 3, 1, 2)  # of one image the reshape is a mere view
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:

@@ -42,6 +42,7 @@ class _Plan:
     summary: DataSummary
     cpu: bool
     pretrained: str
+    encoder_only: bool
     reasons: list[str] = field(default_factory=list)
 
     def say(self, text: str) -> None:
@@ -54,6 +55,7 @@ def choose(
     data: DataConfig,
     device: str = "cpu",
     pretrained: str = "",
+    encoder_only: bool = False,
     model: str = "",
     model_args: dict[str, Any] | None = None,
     image_size: int | None = None,
@@ -67,6 +69,8 @@ def choose(
         data: Where the data is; only what depends on its scale is replaced.
         device: "cpu", or an accelerator's type, for which larger networks are chosen.
         pretrained: Weights to start from: "true", a tag, a path or a URL; "" = from scratch.
+        encoder_only: Whether those weights are of pre-training without labels: they have no head,
+            and more to learn.
         model: Name of the network, when the user or the weights decide it; likewise the next ones.
         model_args: Further fields of its configuration.
         image_size: Side of the images in pixels.
@@ -76,7 +80,7 @@ def choose(
     Returns:
         The recipe, and one sentence for each decision.
     """
-    plan = _Plan(summary, cpu=device == "cpu", pretrained=pretrained)
+    plan = _Plan(summary, cpu=device == "cpu", pretrained=pretrained, encoder_only=encoder_only)
     n = summary.num_train
     plan.say(
         f"{n:,} training images in {len(summary.classes)} classes, "
@@ -177,11 +181,10 @@ def _cropped_kernels(
         return args
     if plan.summary.num_train >= IMAGENET_SCALE or {"kernel_size", "depths"} & args.keys():
         return args
-    sizes = config.kernel_sizes
+    sizes, small = config.kernel_sizes, args.get("small_kernel", config.small_kernel)
     maps = [math.ceil(size / (stride * 2**i)) for i in range(len(sizes))]
     cropped = [
-        min(kernel, max(2 * side - 1, config.small_kernel))
-        for kernel, side in zip(sizes, maps, strict=True)
+        min(kernel, max(2 * side - 1, small)) for kernel, side in zip(sizes, maps, strict=True)
     ]
     if max(sizes) <= 7 or cropped == list(sizes):
         return args
@@ -235,7 +238,10 @@ def _optim(plan: _Plan, task: ClassifyConfig, batch: int, epochs: int, steps: in
     warmup = min(max(steps // 20, 50), steps // 5)
     warmup_epochs = round(warmup * epochs / steps, 3)
     if plan.pretrained:
-        lr, decay = 3e-4 * math.sqrt(batch / 64), 0.8
+        # Measured in docs/log.md: with the smaller rate an encoder that never saw labels ends
+        # below a network from scratch.
+        lr, decay = (1.4e-3, 0.9) if plan.encoder_only else (3e-4, 0.8)
+        lr *= math.sqrt(batch / 64)
         by = f"{decay} for each of 12 groups of blocks" if grouped else f"{decay}"
         plan.say(f"learning rate {lr:.2g}, smaller for shallower layers (layer decay {by})")
     else:

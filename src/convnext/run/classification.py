@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import nn
 
 from convnext.data import open_splits, summarise
-from convnext.models.backbone import Backbone
+from convnext.models.backbone import Backbone, BackboneConfig
 from convnext.models.convnext import ConvNeXtConfig
 from convnext.models.large_kernel import RepLKNetConfig, merge
 from convnext.models.registry import is_model, model_config
@@ -23,7 +23,7 @@ from convnext.tasks.distillation import Teacher
 from convnext.train.hooks import Hook
 from convnext.train.protocols import Evaluate, Task
 from convnext.weights.architecture import stored_fields
-from convnext.weights.checkpoint import read_checkpoint
+from convnext.weights.checkpoint import Checkpoint, read_checkpoint
 from convnext.weights.create import load_pretrained
 from convnext.weights.sources import Source, resolve
 
@@ -50,13 +50,15 @@ def choose_recipe(
     summary = summarise(open_splits(base.data), base.data)
     start = base.classify.pretrained
     model_args: dict[str, Any] = {}
+    found = read_checkpoint(start) if start and Path(start).expanduser().exists() else None
     if start and not model:
-        model, model_args = _network_of(start)
+        model, model_args = _network_of(start, found)
     return choose(
         summary,
         data=base.data,
         device=pick_device(base.train.device).type,
         pretrained=start,
+        encoder_only=found.is_encoder if found else start.endswith("fcmae"),
         model=model,
         model_args=model_args,
         image_size=image_size,
@@ -65,19 +67,21 @@ def choose_recipe(
     )
 
 
-def _network_of(weights: str) -> tuple[str, dict[str, Any]]:
-    """The network that weights are for, as far as they say: its name, and fields that differ."""
-    name = weights.partition(".")[0]
-    if is_model(name) and not Path(weights).exists():
-        return name, {}
-    if not Path(weights).expanduser().exists():
-        return "", {}
-    found = read_checkpoint(weights)
+def _network_of(weights: str, found: Checkpoint | None) -> tuple[str, dict[str, Any]]:
+    """The network that weights are for, as far as they say: its name, and fields that differ.
+
+    Args:
+        weights: A name with a tag, or what was read.
+        found: Its content, if it is a file or folder.
+    """
+    if found is None:
+        name = weights.partition(".")[0]
+        return (name if is_model(name) else ""), {}
     config = found.config
     args: dict[str, Any] = {}
     if not isinstance(config, ConvNeXtConfig) or not config.plain:
-        nameless = "replknet_31b" if isinstance(config, RepLKNetConfig) else "slak_tiny"
-        name = found.name or found.card.name or nameless
+        name = _registered(found.name, config) or _registered(found.card.name, config)
+        name = name or ("replknet_31b" if isinstance(config, RepLKNetConfig) else "slak_tiny")
         usual_fields = stored_fields(model_config(name))
         fields = {k: v for k, v in stored_fields(config).items() if v != usual_fields[k]}
         return name, {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
@@ -90,6 +94,13 @@ def _network_of(weights: str) -> tuple[str, dict[str, Any]]:
     if bool(config.layer_scale_init_value) != bool(usual.layer_scale_init_value):
         args["layer_scale_init_value"] = config.layer_scale_init_value
     return name, args
+
+
+def _registered(name: str | None, config: BackboneConfig) -> str:
+    """A name under which there is a network of this kind, else ""."""
+    if name is None or not is_model(name):
+        return ""
+    return name if type(model_config(name)) is type(config) else ""
 
 
 def _build(job: Job, resumed: bool, say: Callable[[str], None]) -> ClassifyTask:

@@ -109,7 +109,7 @@ class TrainStep:
         return self._lr[self.state.step - 1]
 
     def __call__(self, stream: Iterator[Batch], *, want_norm: bool) -> Tensor | None:
-        """Make a step; nothing in here waits for the device.
+        """Make a step; nothing in here waits for the device but a move of the masks.
 
         Args:
             stream: micro-batches.

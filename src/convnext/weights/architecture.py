@@ -40,7 +40,11 @@ def infer_config(state: Mapping[str, Tensor]) -> ConvNeXtConfig | RepLKNetConfig
         raise ValueError(f"not a whole ConvNeXt: blocks are missing (found {sorted(blocks)})")
     num_classes = state["head.weight"].shape[0] if "head.weight" in state else 0
     infer = _infer_replknet if replknet else _infer_convnext
-    return infer(state, depths, num_classes)
+    try:
+        return infer(state, depths, num_classes)
+    except KeyError as missing:
+        kind = "RepLKNet" if replknet else "ConvNeXt"
+        raise ValueError(f"not a whole {kind}: {missing.args[0]} is missing") from None
 
 
 def _infer_convnext(
@@ -102,6 +106,8 @@ def _kernels(state: Mapping[str, Tensor], place: str) -> tuple[int, int]:
         state.get(f"{place}{branch}.conv.weight") for branch in ("tall", "square", "small")
     )
     large = tall if tall is not None else square
+    if large is None and small is not None:
+        raise ValueError(f"not a whole network: {place} has a small kernel and no large one")
     large = state[f"{place}weight"] if large is None else large
     beside = small if small is not None else tall
     return large.shape[2], 0 if beside is None else beside.shape[3]

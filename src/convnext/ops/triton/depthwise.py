@@ -37,12 +37,12 @@ def _conv(  # type: ignore[no-untyped-def]
 ):
     """`rows` x `block_w` outputs of a block of channels.
 
-    x, y: (N, H, W, C); w: (k_h, k_w, C); grid: (column blocks, N · row blocks, channel blocks).
+    x, y: (N, H, W, C); w: (k_h, k_w, C); grid: (N · row blocks, column blocks, channel blocks).
     """
     row_blocks = tl.cdiv(height, rows)
-    image = tl.program_id(1) // row_blocks
-    top = (tl.program_id(1) % row_blocks) * rows
-    columns = tl.program_id(0) * block_w + tl.arange(0, block_w)
+    image = tl.program_id(0) // row_blocks
+    top = (tl.program_id(0) % row_blocks) * rows
+    columns = tl.program_id(1) * block_w + tl.arange(0, block_w)
     c = tl.program_id(2) * block_c + tl.arange(0, block_c)
     real = c < channels
     x_ptr += image.to(tl.int64) * height * width * channels
@@ -143,22 +143,23 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     taps = weight[:, 0].permute(1, 2, 0).contiguous()  # k_h, k_w, C
     y = torch.empty_like(x, memory_format=torch.channels_last)
     n, c, height, width = x.shape
-    grid = (triton.cdiv(width, BLOCK_W), n * triton.cdiv(height, ROWS), triton.cdiv(c, BLOCK_C))
-    _conv[grid](
-        x,
-        taps,
-        taps if bias is None else bias,
-        y,
-        height,
-        width,
-        c,
-        taps.shape[0],
-        taps.shape[1],
-        has_bias=bias is not None,
-        rows=ROWS,
-        block_w=BLOCK_W,
-        block_c=BLOCK_C,
-    )
+    grid = (n * triton.cdiv(height, ROWS), triton.cdiv(width, BLOCK_W), triton.cdiv(c, BLOCK_C))
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        _conv[grid](
+            x,
+            taps,
+            taps if bias is None else bias,
+            y,
+            height,
+            width,
+            c,
+            taps.shape[0],
+            taps.shape[1],
+            has_bias=bias is not None,
+            rows=ROWS,
+            block_w=BLOCK_W,
+            block_c=BLOCK_C,
+        )
     return y
 
 
@@ -179,18 +180,19 @@ def weight_grad(grad: Tensor, x: Tensor, k_h: int, k_w: int) -> Tensor:
     splits = min(n, SPLITS)
     parts = torch.empty(splits, k_h, k_w, c, dtype=torch.float32, device=x.device)
     grid = (k_h * triton.cdiv(k_w, TAPS), triton.cdiv(c, BLOCK_C), splits)
-    _weight_grad[grid](
-        grad,
-        x,
-        parts,
-        n,
-        height,
-        width,
-        c,
-        k_h,
-        k_w,
-        triton.cdiv(n, splits),
-        taps=TAPS,
-        block_c=BLOCK_C,
-    )
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        _weight_grad[grid](
+            grad,
+            x,
+            parts,
+            n,
+            height,
+            width,
+            c,
+            k_h,
+            k_w,
+            triton.cdiv(n, splits),
+            taps=TAPS,
+            block_c=BLOCK_C,
+        )
     return parts.sum(0).permute(2, 0, 1)[:, None].contiguous()
