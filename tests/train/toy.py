@@ -279,6 +279,7 @@ def main():
             masks = {name: whole(mask) for name, mask in sparsity.masks.items()}
             torch.save(masks, Path(scenario["run_dir"]) / f"masks_{world.rank}.pt")
     cleanup(world)
+    os._exit(0)  # as the command line ends: a thread of gloo may still hold a tensor
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ class Engine:
                 for hook in self._hooks:
                     stack.callback(hook.on_end)
                     hook.on_start(self._info())
-                self._run(signals)
+                self._run(signals, stack.enter_context(closing(Vote(self._world))))
         best = self.state.best
         return FitResult(
             step=self.state.step,
@@ -120,9 +120,9 @@ class Engine:
             seconds=self.state.seconds,
         )
 
-    def _run(self, signals: StopSignals) -> None:
+    def _run(self, signals: StopSignals, vote: Vote) -> None:
         """The loop."""
-        state, vote, stop = self.state, Vote(self._world), 0
+        state, stop = self.state, 0
         self._since = self._mark = time.perf_counter()
         self._marked_step = state.step
         if self._evaluation_due():  # an earlier process was stopped in the middle of it

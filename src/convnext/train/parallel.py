@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -89,6 +90,13 @@ class Vote:
         ballot = torch.tensor(flag)
         self._pending = (ballot, dist.all_reduce(ballot, dist.ReduceOp.MAX, async_op=True))
         return result
+
+    def close(self) -> None:
+        """Let the last vote end: a process that exits in the middle of one is aborted by gloo."""
+        if self._pending is not None and self._pending[1] is not None:
+            with suppress(RuntimeError):  # another process is gone, which torchrun reports
+                self._pending[1].wait()
+        self._pending = None
 
 
 def setup(device: str = "auto") -> World:
