@@ -7,7 +7,10 @@ from convnext.train.protocols import Batch
 
 
 def to_device(batch: Batch, device: torch.device, *, channels_last: bool) -> Batch:
-    """Move a batch's tensors without waiting, image tensors (N, C, H, W) in NHWC order if asked."""
+    """Move a batch's tensors, also in lists, without waiting.
+
+    Image tensors (N, C, H, W) are brought into NHWC order if asked.
+    """
     return {key: _move(value, device, channels_last) for key, value in batch.items()}
 
 
@@ -35,6 +38,8 @@ def _length(value: object) -> int:
 
 
 def _move(value: object, device: torch.device, channels_last: bool) -> object:
+    if isinstance(value, list):
+        return [_move(item, device, channels_last) for item in value]
     if not isinstance(value, Tensor):
         return value
     if channels_last and value.dim() == 4:
