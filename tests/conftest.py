@@ -1,6 +1,8 @@
 """What several rooms' tests need."""
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,14 @@ import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the suite touches no network
 os.environ.setdefault("TQDM_MININTERVAL", "0.5")
+
+# `from shapes import write_coco` in any test. Not by sys.path: the folders beside the file would
+# then pass for packages called "evaluate", "data", "train".
+_spec = importlib.util.spec_from_file_location("shapes", Path(__file__).with_name("shapes.py"))
+assert _spec is not None
+assert _spec.loader is not None
+sys.modules["shapes"] = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(sys.modules["shapes"])
 
 
 @pytest.fixture(scope="session")

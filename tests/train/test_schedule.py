@@ -64,3 +64,13 @@ def test_weight_decay_is_constant_or_a_cosine_without_warmup():
 def test_values_out_of_range_are_named_with_their_limit(cls, field, value, remedy):
     with pytest.raises(ValueError, match=rf"{field}={value!r}.*{remedy}"):
         cls(**{field: value})
+
+
+def test_steps_rises_from_a_thousandth_and_falls_by_tenths():
+    optim = OptimConfig(
+        schedule="steps", lr=2.0, min_lr=0.0, epochs=12, warmup_epochs=0.5, drops=(8 / 12, 11 / 12)
+    )
+    lr = lr_schedule(optim, 10)
+    assert lr.shape == (120,)
+    np.testing.assert_allclose(lr[:6], [2 * (0.001 + 0.999 * i / 5) for i in range(5)] + [2.0])
+    np.testing.assert_allclose(lr[[79, 80, 109, 110, 119]], [2.0, 0.2, 0.2, 0.02, 0.02])

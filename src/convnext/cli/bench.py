@@ -18,12 +18,13 @@ class BenchArguments:
 
     networks: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAMES")] = ()
     """Names of ours (convnext_tiny), merged:NAME (slak_tiny with its branches merged), timm:NAME,
-    torchvision:NAME."""
-    like: Literal["", "table1", "table2", "table12"] = ""
+    torchvision:NAME; or of detectors (mask_rcnn_convnext_tiny), which are counted as in the papers,
+    and timed with --phases inference."""
+    like: Literal["", "table1", "table2", "table12", "table3", "v2table6"] = ""
     """Settings and networks of a table of the paper, with its numbers beside ours; NAMES choose
-    some of its networks."""
-    sizes: tuple[int, ...] = (224,)
-    """Sides of the images in pixels."""
+    some of its networks. Table 3, and table 6 of V2, are of detectors."""
+    sizes: tuple[int, ...] = ()
+    """Sides of the images in pixels; 224 by default, detectors have 1280x800."""
     batch_sizes: tuple[int, ...] = ()
     """Images a batch; 32 by default, or as the table."""
     dtypes: tuple[Literal["fp32", "tf32", "bf16", "fp16"], ...] = ()
@@ -35,7 +36,8 @@ class BenchArguments:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1."""
     phases: tuple[Literal["inference", "training"], ...] = ()
-    """What is timed; of training also the peak memory. Both by default, or as the table."""
+    """What is timed; of training also the peak memory. Both by default, or as the table; of
+    detectors nothing by default."""
     count: Literal["paper", "modules", "fvcore", "operations"] = "paper"
     """How operations are counted; the rule is explained when it runs."""
     rounds: int = 5
@@ -78,9 +80,39 @@ COLUMNS = {
 }
 
 
+DETECTOR_COLUMNS = {
+    "detector": "detector",
+    "data": "pre-trained",
+    "height": "height",
+    "width": "width",
+    "dtype": "dtype",
+    "batch_size": "batch",
+    "params": "M params",
+    "gflops": "GFLOPs",
+    "backbone": "backbone",
+    "neck": "neck",
+    "rpn": "RPN",
+    "box_heads": "box heads",
+    "mask_heads": "mask heads",
+    "images_per_second": "img/s",
+    "spread_percent": "± %",
+    "paper_params": "paper's M",
+    "paper_gflops": "paper's GFLOPs",
+    "paper_images_per_second": "paper's img/s",
+    "box_ap": "paper's box AP",
+    "mask_ap": "mask AP",
+}
+DETECTOR_PARTS = ("backbone", "neck", "rpn", "box_heads", "mask_heads")
+DETECTION_TABLES = ("table3", "v2table6")
+
+
 def bench(arguments: list[str]) -> int:
     """Measure, and print the table."""
     args = parse(BenchArguments, arguments, "bench")
+    from convnext.models.registry import all_detectors
+
+    if args.like in DETECTION_TABLES or all_detectors(args.networks):
+        return _bench_detectors(args)
     from convnext.run.bench import BenchConfig, bench, like
     from convnext.run.loading import pick_device
 
@@ -106,7 +138,7 @@ def bench(arguments: list[str]) -> int:
         )
     else:
         config = BenchConfig(
-            networks=tuple((name, size) for name in args.networks for size in args.sizes),
+            networks=tuple((name, size) for name in args.networks for size in args.sizes or (224,)),
             batch_sizes=args.batch_sizes or (32,),
             dtypes=args.dtypes or ("fp32",),
             device=device,
@@ -127,9 +159,47 @@ def bench(arguments: list[str]) -> int:
     )
 
 
+def _bench_detectors(args: BenchArguments) -> int:
+    from convnext.run.bench import write_rows
+    from convnext.run.bench_detection import DetectorBench, bench_detectors, detectors_of
+    from convnext.run.loading import pick_device
+
+    if "training" in args.phases or args.plot or args.count != "paper" or args.modes != ("eager",):
+        raise ValueError(
+            "of detectors only --phases inference is timed, without --modes, --plot and --count"
+        )
+    if max(map(len, (args.sizes, args.batch_sizes, args.formats))) > 1:
+        raise ValueError("detectors take one of each: --sizes, --batch-sizes, --formats")
+    more: dict[str, Any] = {"dtypes": args.dtypes} if args.dtypes else {}
+    more |= {"size": (args.sizes[0], args.sizes[0])} if args.sizes else {}
+    more |= {"batch_size": args.batch_sizes[0]} if args.batch_sizes else {}
+    more |= {"memory_format": args.formats[0]} if args.formats else {}
+    config = DetectorBench(
+        detectors=detectors_of(args.like, args.networks),
+        table=args.like,
+        infer="inference" in args.phases,
+        device=str(pick_device(args.device)),
+        rounds=args.rounds,
+        seconds=args.seconds,
+        **more,
+    )
+    rows = bench_detectors(config)
+    write_rows(
+        rows,
+        config.device,
+        {"rounds": config.rounds},
+        csv_file=Path(args.csv) if args.csv else None,
+        json_file=Path(args.json) if args.json else None,
+    )
+    columns = DETECTOR_COLUMNS
+    shown = [key for key in columns if any(row.get(key) is not None for row in rows)]
+    cells = [{columns[key]: _cell(key, row.get(key)) for key in shown} for row in rows]
+    return print_table(cells, False, "detector to measure")
+
+
 def _cell(key: str, value: Any) -> Any:
     if key == "params":
         return round(value / 1e6, 1)
-    if key in ("gmacs", "mactivations"):
+    if value is not None and key in ("gmacs", "mactivations", "gflops", *DETECTOR_PARTS):
         return round(value, 2)
     return value

@@ -1,6 +1,6 @@
 """`convnext roadmap` and `convnext ablate`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -95,12 +95,12 @@ def ablate(arguments: list[str]) -> int:
 
 def _recipe(args: StudyArguments, model: str, kind: str) -> tuple[Any, int, Path]:
     """One recipe for all networks, the number of training images, and the folder."""
-    from convnext.recipes.recipe import Recipe
+    from convnext.data.config import DataConfig
     from convnext.run.study import study_recipe
 
     assert isinstance(args.data, str)
     recipe, num_train = study_recipe(
-        replace(Recipe().data, path=args.data, workers=args.workers),
+        DataConfig(path=args.data, workers=args.workers),
         model=model,
         image_size=args.image_size,
         epochs=args.epochs,

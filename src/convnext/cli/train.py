@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,10 +10,14 @@ import tyro
 
 from convnext import run
 from convnext.cli.parse import parse
+from convnext.data.config import DataConfig, DetectionDataConfig
+from convnext.data.detection import is_detection_set
+from convnext.models.registry import is_detector_name
 from convnext.recipes import find_recipe, list_recipes
 from convnext.recipes.recipe import Recipe
 from convnext.run.folder import RunFolder
 from convnext.tasks.classify import ClassifyConfig
+from convnext.tasks.detect import DetectConfig
 from convnext.tasks.pretrain import PretrainConfig
 from convnext.train.config import OptimConfig
 
@@ -34,47 +38,83 @@ SHORTHANDS = {
 }
 
 
+DETECTION_SHORTHANDS = SHORTHANDS | {"--image-size": "--data.min-size"}
+
+
 def train(arguments: list[str]) -> int:
     """Train, or go on with a run that stopped."""
-    arguments = _long_form(arguments)
+    start = _start(arguments)
+    detects = isinstance(start.task, DetectConfig)
+    short = DETECTION_SHORTHANDS if detects else SHORTHANDS
+    arguments = _long_form(arguments, short)
     # What the user gives is read twice: to choose a recipe, and then on top of that recipe.
-    any_length = OptimConfig(warmup_epochs=0.0, min_lr=0.0)
-    task = _named_task(arguments)
-    first, base = _train_arguments(arguments, Recipe(name="auto", task=task, optim=any_length))
+    first, base = _train_arguments(arguments, start, short)
     out = Path(first.out) if first.out else _default_out(first.recipe, base.data.path)
+    resumed = RunFolder(out).stored() is not None
     reasons: Sequence[str] = ()
-    given = {
-        "image_size": base.data.image_size if _given(arguments, "--data.image-size") else None,
-        "batch_size": base.optim.batch_size if _given(arguments, "--optim.batch-size") else None,
-        "epochs": base.optim.epochs if _given(arguments, "--optim.epochs") else None,
-    }
-    if first.recipe:
+    if first.recipe.endswith(".json"):
         recipe = find_recipe(first.recipe)
-        if isinstance(task, PretrainConfig) and not first.recipe.endswith(".json"):
-            _need_data(base)
-            recipe, reasons = run.choose_pretraining(recipe, base, **given)
-            if RunFolder(out).stored() is not None:
-                recipe, reasons = Recipe.from_file(RunFolder(out).recipe_file), ()
-    elif RunFolder(out).stored() is not None:
+    elif resumed and (not first.recipe or not isinstance(start.task, ClassifyConfig)):
         recipe = Recipe.from_file(RunFolder(out).recipe_file)  # chosen when the run began
+    elif first.recipe and isinstance(start.task, ClassifyConfig):
+        recipe = find_recipe(first.recipe)
     else:
         _need_data(base)
-        recipe, reasons = run.choose_recipe(
-            base,
-            model=base.classify.model if _given(arguments, "--task.model") else "",
-            **given,
-        )
-    _, recipe = _train_arguments(arguments, recipe)
+        recipe, reasons = _choose(first.recipe, base, arguments)
+    _, recipe = _train_arguments(arguments, recipe, short)
     _need_data(recipe)
     run.train(recipe, out, reasons=reasons)
     return 0
 
 
-def _named_task(arguments: Sequence[str]) -> ClassifyConfig | PretrainConfig:
-    """The task of the recipe that is named, since it decides which options there are."""
+def _start(arguments: Sequence[str]) -> Recipe:
+    """The kind of recipe that is meant, since it decides which options there are."""
+    any_length = OptimConfig(warmup_epochs=0.0, min_lr=0.0)
     recipes = list_recipes()
     named = next((a for a in arguments if a in recipes or a.endswith(".json")), None)
-    return find_recipe(named).task if named is not None else ClassifyConfig()
+    if named is not None:
+        recipe = find_recipe(named)
+        data = DetectionDataConfig() if isinstance(recipe.task, DetectConfig) else DataConfig()
+        return Recipe(name="auto", task=recipe.task, data=data, optim=any_length)
+    model = _value(arguments, "--model", "--task.model")
+    if is_detector_name(model) or is_detection_set(_value(arguments, "--data", "--data.path")):
+        return Recipe(
+            name="auto", task=DetectConfig(), data=DetectionDataConfig(), optim=any_length
+        )
+    return Recipe(name="auto", optim=any_length)
+
+
+def _value(arguments: Sequence[str], *options: str) -> str:
+    """What is given for an option, or ""."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name in options:
+            return value if equals else following
+    return ""
+
+
+def _choose(name: str, base: Recipe, arguments: Sequence[str]) -> tuple[Recipe, Sequence[str]]:
+    """A recipe fit for the data, in the frame of the named one if there is a name."""
+    batch = base.optim.batch_size if _given(arguments, "--optim.batch-size") else None
+    epochs = base.optim.epochs if _given(arguments, "--optim.epochs") else None
+    if isinstance(base.task, DetectConfig):
+        assert isinstance(base.data, DetectionDataConfig)
+        return run.choose_detection(
+            base.data,
+            recipe=find_recipe(name) if name else None,
+            model=base.task.model if _given(arguments, "--task.model") else "",
+            pretrained=base.task.pretrained if _given(arguments, "--task.pretrained") else "",
+            device=base.train.device,
+            image_size=base.data.min_size if _given(arguments, "--data.min-size") else None,
+            batch_size=batch,
+            epochs=epochs,
+        )
+    size = base.images.image_size if _given(arguments, "--data.image-size") else None
+    given = {"image_size": size, "batch_size": batch, "epochs": epochs}
+    if isinstance(base.task, PretrainConfig):
+        return run.choose_pretraining(find_recipe(name), base, **given)
+    model = base.classify.model if _given(arguments, "--task.model") else ""
+    return run.choose_recipe(base, model=model, **given)
 
 
 def _need_data(recipe: Recipe) -> None:
@@ -82,7 +122,9 @@ def _need_data(recipe: Recipe) -> None:
         raise ValueError("no images: --data DIR names the folder (or a CSV, tar shards, hf:NAME)")
 
 
-def _train_arguments(arguments: list[str], recipe: Recipe) -> tuple[Any, Recipe]:
+def _train_arguments(
+    arguments: list[str], recipe: Recipe, shorthands: Mapping[str, str]
+) -> tuple[Any, Recipe]:
     """Parse `convnext train`'s arguments on top of a recipe."""
     parts = ("task", "data", "optim", "train")
     help_recipe = "name of a recipe (convnext recipes) or a recipe.json; empty = fit for the data"
@@ -101,12 +143,12 @@ def _train_arguments(arguments: list[str], recipe: Recipe) -> tuple[Any, Recipe]
             for part in parts
         ),
     ]
-    short = ", ".join(f"{word} ({long})" for word, long in SHORTHANDS.items())
-    about = f"Train a classifier; without RECIPE one fit for the data is chosen. Short: {short}."
+    short = ", ".join(f"{word} ({long})" for word, long in shorthands.items())
+    about = f"Train; without RECIPE one fit for the data is chosen. Short: {short}."
     kind = dataclasses.make_dataclass(
         "TrainArguments", fields, frozen=True, kw_only=True, namespace={"__doc__": about}
     )
-    parsed: Any = parse(kind, arguments, "train", also=tuple(SHORTHANDS))
+    parsed: Any = parse(kind, arguments, "train", also=tuple(shorthands))
     return parsed, dataclasses.replace(recipe, **{part: getattr(parsed, part) for part in parts})
 
 
@@ -119,13 +161,13 @@ def _default_out(recipe: str, data: str) -> Path:
     return Path("runs") / (re.sub(r"[^\w.-]+", "_", name).strip("_.") or "auto")
 
 
-def _long_form(arguments: Sequence[str]) -> list[str]:
+def _long_form(arguments: Sequence[str], shorthands: Mapping[str, str]) -> list[str]:
     """Spell out the short words; `--pretrained` without a value means the default weights."""
     spelled = []
     for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         name = name.replace("_", "-") if name.startswith("--") else name
-        spelled.append(SHORTHANDS.get(name, name) + equals + value)
+        spelled.append(shorthands.get(name, name) + equals + value)
         following = arguments[i + 1 : i + 2]
         if argument in ("--pretrained", "--task.pretrained") and (
             not following or following[0].startswith("--")

@@ -127,7 +127,8 @@ class DoctorArguments:
     """Which images to examine."""
 
     data: str
-    """A folder, CSV, tar shards or hf:NAME."""
+    """A folder, CSV, tar shards or hf:NAME; or images with boxes in COCO, Pascal VOC or YOLO
+    form."""
     workers: int = -1
     """Processes that read images (-1 = all cores)."""
     json: str = ""

@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from convnext.data.batches import EvalBatches, TrainBatches, plan_accumulation
-    from convnext.data.config import AugmentConfig, DataConfig
+    from convnext.data.config import (
+        AugmentConfig,
+        DataConfig,
+        DetectionAugmentConfig,
+        DetectionDataConfig,
+        ImagesConfig,
+    )
     from convnext.data.dataset import ImageDataset, eval_dataset, train_dataset
     from convnext.data.decode import read_image
     from convnext.data.doctor import DoctorReport
@@ -24,11 +30,14 @@ _HOMES = {
     "AugmentConfig": "config",
     "DataConfig": "config",
     "DataSummary": "summary",
+    "DetectionAugmentConfig": "config",
+    "DetectionDataConfig": "config",
     "DoctorReport": "doctor",
     "EvalBatches": "batches",
     "FileBatches": "files",
     "Finding": "splits",
     "ImageDataset": "dataset",
+    "ImagesConfig": "config",
     "Mixup": "mixup",
     "Source": "source",
     "Splits": "splits",
@@ -53,11 +62,14 @@ __all__ = [
     "AugmentConfig",
     "DataConfig",
     "DataSummary",
+    "DetectionAugmentConfig",
+    "DetectionDataConfig",
     "DoctorReport",
     "EvalBatches",
     "FileBatches",
     "Finding",
     "ImageDataset",
+    "ImagesConfig",
     "Mixup",
     "Source",
     "Splits",

@@ -1,25 +1,44 @@
 """Batches for training (endless, resumable at any step) and for evaluation (every image once)."""
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypeVar
 
-from convnext.data.dataset import PADDING, Batch, ImageDataset, Key
+from convnext.data.dataset import PADDING, Batch, Key
 from convnext.data.loading import Loader
 from convnext.data.sampling import balanced_order, epoch_order
+from convnext.data.source import Source
+
+B = TypeVar("B", default=Batch)
+B_co = TypeVar("B_co", covariant=True)
 
 # The images of an epoch in their order, and how often each was drawn before.
 Order = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-class TrainBatches:
+class Dataset(Protocol[B_co]):
+    """Views of the images of a source, many at a time, as a function of their keys."""
+
+    @property
+    def source(self) -> Source:
+        """Where the images come from; keys number its images."""
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, keys: Sequence[Key]) -> B_co:
+        """The views of several keys as one batch."""
+
+
+class TrainBatches(Generic[B]):
     """Micro-batches of the effective batches of a training run, for one of `world` processes.
 
     Step s belongs to epoch e = s // steps_per_epoch. Its effective batch is a slice of the order of
     epoch e, a function of (seed, e) alone: the same images for any number of processes, workers or
     accumulated micro-batches. Micro-step a of process r takes micro-batch a * world + r of it.
+    Where the source knows `shapes`, the effective batch is sorted by them first.
 
     Args:
         dataset: the training images.
@@ -45,7 +64,7 @@ class TrainBatches:
 
     def __init__(
         self,
-        dataset: ImageDataset,
+        dataset: Dataset[B],
         *,
         batch_size: int,
         micro_batch: int | None = None,
@@ -74,7 +93,7 @@ class TrainBatches:
         self._workers = workers
         self._sampling = sampling
 
-    def iterate(self, start_step: int = 0) -> Iterator[Batch]:
+    def iterate(self, start_step: int = 0) -> Iterator[B]:
         """Micro-batches from a step on, without end; number k belongs to step start + k // accum.
 
         Raises:
@@ -91,10 +110,15 @@ class TrainBatches:
             orders.clear()
             orders[epoch] = self._order(epoch)
         images, repeats = orders[epoch]
-        first = place * self.batch_size
+        whole = slice(place * self.batch_size, (place + 1) * self.batch_size)
+        images, repeats = images[whole], repeats[whole]
+        shapes = self._dataset.source.shapes
+        if shapes is not None:
+            by_shape = np.argsort(shapes[images], kind="stable")
+            images, repeats = images[by_shape], repeats[by_shape]
         micros = []
         for micro in range(self.accum):
-            start = first + (micro * self._world + self._rank) * self.micro_batch
+            start = (micro * self._world + self._rank) * self.micro_batch
             span = slice(start, start + self.micro_batch)
             pairs = zip(images[span].tolist(), repeats[span].tolist(), strict=True)
             micros.append([Key(epoch, image, repeat) for image, repeat in pairs])
@@ -111,7 +135,7 @@ class TrainBatches:
 class _Keys:
     """The endless stream of micro-batches of keys; starts anew at each iteration."""
 
-    def __init__(self, batches: TrainBatches, start_step: int) -> None:
+    def __init__(self, batches: TrainBatches[Any], start_step: int) -> None:
         self._batches = batches
         self._start = start_step
 
@@ -123,7 +147,7 @@ class _Keys:
             step += 1
 
 
-class EvalBatches:
+class EvalBatches(Generic[B]):
     """Every image once, shared by `world` processes; can be iterated again and again.
 
     Process r takes images r, r + world, ... Every process gets the same number of equally large
@@ -139,7 +163,7 @@ class EvalBatches:
 
     def __init__(
         self,
-        dataset: ImageDataset,
+        dataset: Dataset[B],
         *,
         batch_size: int,
         world: int = 1,
@@ -159,7 +183,7 @@ class EvalBatches:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[B]:
         return iter(self._loader)
 
 

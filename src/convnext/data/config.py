@@ -59,32 +59,20 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where the images are, how they are split, and how they become tensors.
-
-    `path` is one of: a folder with `train/` and `val/` (and `test/`) folders of class folders; one
-    folder of class folders; a `.csv`, `.tsv` or `.parquet` table with columns `path` and `label`
-    (and `split`); a folder or glob of WebDataset `.tar` shards; `hf:NAME_OR_FOLDER` for a Hugging
-    Face data set; `elpv` for the solar cells of the package elpv-dataset.
+class ImagesConfig:
+    """What every task says of its images: where they are, how they are split and normalised.
 
     Raises:
-        ValueError: for a size, share or option outside its range.
+        ValueError: for a share or option outside its range.
 
     Source: Liu et al. 2022, Appendix A.1 (mean and std: ImageNet).
     """
 
     path: str = ""
-    image_size: int = 224
-    """Height and width of the network's input, in pixels."""
     in_chans: int = 3
     """3 = colour, 1 = grey."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    crop_pct: float = 0.875
-    """Evaluation: side of the central crop as a share of the resized short side."""
-    crop_mode: Literal["auto", "center", "squash"] = "auto"
-    """Evaluation: central crop, or the whole image squashed to a square. auto: squash at >= 384."""
     val_fraction: float = 0.2
     """Share of the images held out for validation where the data bring no validation split."""
     test_fraction: float = 0.0
@@ -94,12 +82,8 @@ class DataConfig:
     """Loader processes per training process, -1 = by the number of cores."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """Unreadable images: stop before the first step and name them, or leave them out and count."""
-    sampling: Literal["uniform", "balanced"] = "uniform"
-    """balanced: each class is drawn equally often in every epoch."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        _check(self.image_size >= 1, f"image_size = {self.image_size}: give at least 1 pixel")
         _check(self.in_chans in (1, 3), f"in_chans = {self.in_chans}: give 3 (colour) or 1 (grey)")
         for name in ("mean", "std"):
             values = getattr(self, name)
@@ -107,7 +91,6 @@ class DataConfig:
                 len(values) in (1, 3), f"{name} = {values}: give 1 or 3 numbers, one per channel"
             )
         _check(min(self.std) > 0, f"std = {self.std}: every value must be above 0")
-        _check(0 < self.crop_pct <= 1, f"crop_pct = {self.crop_pct}: need 0 < crop_pct <= 1")
         for name in ("val_fraction", "test_fraction"):
             value = getattr(self, name)
             _check(0 <= value < 1, f"{name} = {value}: give a share from 0 up to, not including, 1")
@@ -125,10 +108,128 @@ class DataConfig:
         """Standard deviation per input channel, as `channel_mean`."""
         return _per_channel(self.std, self.in_chans)
 
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(ImagesConfig):
+    """Where labelled images are, how they are split, and how they become tensors.
+
+    `path` is one of: a folder with `train/` and `val/` (and `test/`) folders of class folders; one
+    folder of class folders; a `.csv`, `.tsv` or `.parquet` table with columns `path` and `label`
+    (and `split`); a folder or glob of WebDataset `.tar` shards; `hf:NAME_OR_FOLDER` for a Hugging
+    Face data set; `elpv` for the solar cells of the package elpv-dataset.
+
+    Raises:
+        ValueError: for a size, share or option outside its range.
+    """
+
+    image_size: int = 224
+    """Height and width of the network's input, in pixels."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    crop_pct: float = 0.875
+    """Evaluation: side of the central crop as a share of the resized short side."""
+    crop_mode: Literal["auto", "center", "squash"] = "auto"
+    """Evaluation: central crop, or the whole image squashed to a square. auto: squash at >= 384."""
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    """balanced: each class is drawn equally often in every epoch."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        _check(self.image_size >= 1, f"image_size = {self.image_size}: give at least 1 pixel")
+        super().__post_init__()
+        _check(0 < self.crop_pct <= 1, f"crop_pct = {self.crop_pct}: need 0 < crop_pct <= 1")
+
     @property
     def squash(self) -> bool:
         """Whether evaluation squashes the image instead of cropping its centre."""
         return self.crop_mode == "squash" or (self.crop_mode == "auto" and self.image_size >= 384)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionAugmentConfig:
+    """Random changes of a training image with its boxes and masks.
+
+    After the flips one of:
+
+    - "multiscale": with probability 1 - `crop_prob` the short side becomes one of `short_sides`;
+      else it becomes one of `first_sides`, a box whose height and width are uniform in `crop` is
+      cut out (it may hold no object), and then the short side becomes one of `short_sides`.
+      The long side is kept to `max_size`. The published recipe.
+    - "lsj": large-scale jitter. The image is fitted into a square of `lsj_size`, times a factor
+      uniform in `lsj_scale`; of what is larger than the square a random part is cut out.
+    - "resize": the size of evaluation.
+
+    All numbers of pixels are meant for `min_size` = 800 and grow and shrink with it.
+
+    Raises:
+        ValueError: for a probability outside 0..1 or an empty range.
+
+    Source: Liu et al. 2022, Appendix A.3 (multi-scale training); Carion et al. 2020, Appendix A.4
+    (the cropping branch); Ghiasi et al. 2021, section 3 (large-scale jitter).
+    """
+
+    policy: Literal["multiscale", "lsj", "resize"] = "multiscale"
+    hflip: float = 0.5
+    """Probability of a left-right flip."""
+    vflip: float = 0.0
+    """Probability of an upside-down flip (pictures without an up: microscopy, aerial views)."""
+    short_sides: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    """multiscale: the short side is one of these."""
+    crop_prob: float = 0.5
+    """multiscale: probability of the branch that cuts out a part."""
+    first_sides: tuple[int, ...] = (400, 500, 600)
+    """multiscale: the short side before a part is cut out."""
+    crop: tuple[int, int] = (384, 600)
+    """multiscale: least and most height and width of the part, in pixels."""
+    lsj_scale: tuple[float, float] = (0.1, 2.0)
+    lsj_size: int = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("hflip", "vflip", "crop_prob"):
+            value = getattr(self, name)
+            _check(0 <= value <= 1, f"augment.{name} = {value}: give a probability from 0 to 1")
+        for name in ("short_sides", "first_sides"):
+            values = getattr(self, name)
+            _check(
+                bool(values) and min(values) >= 1,
+                f"augment.{name} = {values}: give one or more numbers of pixels",
+            )
+        for name in ("crop", "lsj_scale"):
+            low, high = getattr(self, name)
+            _check(0 < low <= high, f"augment.{name} = {(low, high)}: need 0 < low <= high")
+        _check(self.lsj_size >= 1, f"augment.lsj_size = {self.lsj_size}: give at least 1 pixel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionDataConfig(ImagesConfig):
+    """Where images with boxes (and masks) are, how they are split, and how they become tensors.
+
+    `path` is a folder in COCO, Pascal VOC or YOLO form, or a COCO `.json` file; the form is found
+    by looking. Evaluation resizes the short side to `min_size` unless the long side would exceed
+    `max_size`; bilinear without antialiasing, as the published detectors were trained and scored.
+
+    Raises:
+        ValueError: for a size, share or option outside its range.
+
+    Source: Liu et al. 2022, Appendix A.3.
+    """
+
+    min_size: int = 800
+    """Short side of the network's input, in pixels."""
+    max_size: int = 1333
+    """Most pixels of its long side."""
+    masks: bool = True
+    """Read masks where the data have them."""
+    negatives: bool = False
+    """Train on images without any object, too."""
+    augment: DetectionAugmentConfig = field(default_factory=DetectionAugmentConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.min_size >= 1, f"min_size = {self.min_size}: give at least 1 pixel")
+        _check(
+            self.max_size >= self.min_size,
+            f"max_size = {self.max_size}: give at least min_size, {self.min_size} pixels",
+        )
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

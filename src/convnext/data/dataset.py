@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from convnext.data.config import DataConfig
-from convnext.data.decode import read_image
 from convnext.data.source import Source
 from convnext.data.transforms import eval_transform, train_transform
 
@@ -94,12 +93,7 @@ class ImageDataset:
 
     def _view(self, key: Key) -> Tensor:
         row = max(key.image, 0)
-        name = self.source.name(row)
-        try:
-            data = self.source.open(row)
-        except OSError as error:
-            raise OSError(f"{name}: cannot be read ({error.strerror or error})") from error
-        image = read_image(data, self.channels, name=name)
+        image = self.source.read(row, self.channels)
         if self.seed is not None:
             seed_generators(self.seed, key.epoch, row, key.repeat)
         return self.transform(image)

@@ -31,7 +31,7 @@ _TURNS = {
 
 
 class Header(NamedTuple):
-    """What the first bytes of an image say: size in pixels after the EXIF turn."""
+    """What the first bytes of an image say: size in pixels (after the EXIF turn), colours, form."""
 
     width: int
     height: int
@@ -39,7 +39,9 @@ class Header(NamedTuple):
     format: str
 
 
-def read_image(data: bytes | str | Path, channels: int = 3, *, name: str = "") -> Image.Image:
+def read_image(
+    data: bytes | str | Path, channels: int = 3, *, name: str = "", upright: bool = True
+) -> Image.Image:
     """Decode an image file, as a person would see it.
 
     The format is told by content, not by name. EXIF turns are applied, transparent pixels lie over
@@ -50,6 +52,7 @@ def read_image(data: bytes | str | Path, channels: int = 3, *, name: str = "") -
         data: the file's bytes, or its path.
         channels: 3 for mode "RGB", 1 for mode "L".
         name: what to call the image in an error, needed where `data` are bytes.
+        upright: apply the EXIF turn.
 
     Returns:
         A loaded image, at least 1x1.
@@ -67,13 +70,18 @@ def read_image(data: bytes | str | Path, channels: int = 3, *, name: str = "") -
         image = _open(data, name)
         try:
             image.load()
-            return _to_mode(_upright(image), "RGB" if channels == 3 else "L")
+            return _to_mode(_upright(image) if upright else image, "RGB" if channels == 3 else "L")
         except Exception as error:  # Pillow's decoders raise almost any type on hostile bytes
             raise ValueError(f"{name}: damaged image ({_reason(error)})") from error
 
 
-def read_header(data: bytes, *, name: str = "") -> Header:
+def read_header(data: bytes, *, name: str = "", upright: bool = True) -> Header:
     """Size, mode and format of an image without decoding its pixels.
+
+    Args:
+        data: the file, or enough of its first bytes.
+        name: what to call it in an error.
+        upright: give the size after the EXIF turn.
 
     Raises:
         ValueError: naming the file, if the first bytes are no image.
@@ -83,7 +91,7 @@ def read_header(data: bytes, *, name: str = "") -> Header:
         image = _open(data, name)
         width, height = image.size
         # Pillow reports the size of a turned TIFF as it will be after loading.
-        if image.format != "TIFF" and _orientation(image) >= 5:
+        if upright and image.format != "TIFF" and _orientation(image) >= 5:
             width, height = height, width
         return Header(width, height, image.mode, image.format or "")
 

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
+from typing import Self
 
 import numpy as np
 
@@ -59,6 +60,13 @@ class DoctorReport:
         """Whether there are no errors."""
         return not self.errors
 
+    def counted(self) -> Self:
+        """The report itself, with the number of findings of each kind among its counts."""
+        for found in self.errors + self.warnings:
+            examples = max(1, len(found.files))
+            self.counts[found.kind] = self.counts.get(found.kind, 0) + examples
+        return self
+
     def to_json(self) -> str:
         """The report as indented JSON text."""
         return json.dumps({"ok": self.ok, **asdict(self)}, indent=2)
@@ -67,9 +75,9 @@ class DoctorReport:
         sizes = ", ".join(f"{name} {number}" for name, number in self.counts.items())
         lines = [f"{self.path}: {len(self.classes)} classes; {sizes}"]
         for title, findings in (("error", self.errors), ("warning", self.warnings)):
-            for finding in findings:
-                lines.append(f"{title}: {finding.message}")
-                lines += [f"    {name}" for name in finding.files]
+            for found in findings:
+                lines.append(f"{title}: {found.message}")
+                lines += [f"    {name}" for name in found.files]
         lines.append(f"{len(self.errors)} errors, {len(self.warnings)} warnings")
         return "\n".join(lines)
 
@@ -96,38 +104,38 @@ def scan(config: DataConfig, workers: int = -1) -> DoctorReport:
         report.counts[name] = len(source)
         counts = np.bincount(source.labels, minlength=len(splits.classes))
         report.class_counts[name] = tuple(counts.tolist())
-    report.errors.extend(_unreadable(records))
-    _duplicates(splits, records, report)
-    report.warnings.extend(_near_duplicates(splits, records))
+    report.errors.extend(unreadable(records))
+    duplicates(splits.named(), records, report)
+    report.warnings.extend(near_duplicates(splits.named(), records))
     report.warnings.extend(_balance(report))
     report.warnings.extend(_names(splits, listings))
     report.warnings.extend(_shapes(splits, records, config))
-    report.warnings.extend(_formats(splits, records))
-    for finding in report.errors + report.warnings:
-        report.counts[finding.kind] = report.counts.get(finding.kind, 0) + max(
-            1, len(finding.files)
-        )
-    return report
+    report.warnings.extend(formats(splits.named(), records))
+    return report.counted()
 
 
-def _finding(kind: str, message: str, files: Iterable[str]) -> Finding:
+def finding(kind: str, message: str, files: Iterable[str]) -> Finding:
+    """A finding with at most 20 examples; `{n}` in the message becomes their whole number."""
     names = list(files)
     more = f" (the first {_EXAMPLES} are listed)" if len(names) > _EXAMPLES else ""
     return Finding(kind, message.format(n=len(names)) + more, tuple(names[:_EXAMPLES]))
 
 
-def _unreadable(records: Mapping[str, list[Record]]) -> list[Finding]:
+def unreadable(records: Mapping[str, list[Record]]) -> list[Finding]:
+    """Images that cannot be decoded."""
     bad = [record.error for part in records.values() for record in part if record.error]
-    return [_finding("unreadable", "{n} unreadable images", bad)] if bad else []
+    return [finding("unreadable", "{n} unreadable images", bad)] if bad else []
 
 
-def _duplicates(splits: Splits, records: Mapping[str, list[Record]], report: DoctorReport) -> None:
+def duplicates(
+    sources: Mapping[str, Source], records: Mapping[str, list[Record]], report: DoctorReport
+) -> None:
+    """Add to a report the images that are there more than once, byte by byte."""
     places: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
     for name, part in records.items():
         for i, record in enumerate(part):
             if not record.error:
                 places[record.digest].append((name, i))
-    sources = splits.named()
     across, labels, within = [], [], []
     for group in places.values():
         if len(group) < 2:
@@ -141,23 +149,24 @@ def _duplicates(splits: Splits, records: Mapping[str, list[Record]], report: Doc
             within.append(line)
     if across:
         text = "{n} images are in more than one split: the score would be too good"
-        report.errors.append(_finding("duplicate_across_splits", text, across))
+        report.errors.append(finding("duplicate_across_splits", text, across))
     if labels:
         text = "{n} images are there under different labels"
-        report.errors.append(_finding("duplicate_with_other_label", text, labels))
+        report.errors.append(finding("duplicate_with_other_label", text, labels))
     if within:
         text = "{n} images are there more than once"
-        report.warnings.append(_finding("duplicate", text, within))
+        report.warnings.append(finding("duplicate", text, within))
 
 
-def _near_duplicates(splits: Splits, records: Mapping[str, list[Record]]) -> list[Finding]:
+def near_duplicates(
+    sources: Mapping[str, Source], records: Mapping[str, list[Record]]
+) -> list[Finding]:
     """Pairs in different splits whose thumbnails are alike and whose bytes are not."""
     buckets: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
     for name, part in records.items():
         for i, record in enumerate(part):
             if not record.error:
                 buckets[_fingerprint(record)].append((name, i))
-    sources = splits.named()
     pairs = []
     for group in buckets.values():
         trained = [place for place in group if place[0] == "train"][:_EXAMPLES]
@@ -169,7 +178,7 @@ def _near_duplicates(splits: Splits, records: Mapping[str, list[Record]]) -> lis
                     pairs.append(f"{_place(sources, *place)} ~ {_place(sources, *held)}")
                     break
     text = "{n} held-out images look like a training image (another copy or crop of it?)"
-    return [_finding("near_duplicate", text, pairs)] if pairs else []
+    return [finding("near_duplicate", text, pairs)] if pairs else []
 
 
 def _thumb(record: Record) -> np.ndarray:
@@ -201,7 +210,7 @@ def _balance(report: DoctorReport) -> list[Finding]:
     few = [f"{name} ({count})" for count, name in filled if count < _FEW_IMAGES]
     if few:
         text = f"{{n}} classes have fewer than {_FEW_IMAGES} training images"
-        findings.append(_finding("few_images", text, few))
+        findings.append(finding("few_images", text, few))
     for split in ("val", "test"):
         missing = [
             name
@@ -210,19 +219,22 @@ def _balance(report: DoctorReport) -> list[Finding]:
         ]
         if missing:
             text = f"{{n}} classes have no image in the {split} split"
-            findings.append(_finding("class_not_measured", text, missing))
+            findings.append(finding("class_not_measured", text, missing))
     return findings
 
 
-def _names(splits: Splits, listings: Mapping[str, Listing]) -> list[Finding]:
-    findings = []
+def similar_names(classes: tuple[str, ...]) -> list[Finding]:
+    """Class names that a person would take for one."""
     alike: dict[str, list[str]] = defaultdict(list)
-    for name in splits.classes:
+    for name in classes:
         alike[" ".join(name.lower().replace("_", " ").replace("-", " ").split())].append(name)
     same = [" / ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
-    if same:
-        text = "{n} class names differ only in case or spacing: the same class?"
-        findings.append(_finding("similar_names", text, same))
+    text = "{n} class names differ only in case or spacing: the same class?"
+    return [finding("similar_names", text, same)] if same else []
+
+
+def _names(splits: Splits, listings: Mapping[str, Listing]) -> list[Finding]:
+    findings = similar_names(splits.classes)
     ignored = sum(listing.ignored for listing in listings.values())
     if ignored:
         text = f"{ignored} files were left out because their names are not those of images"
@@ -237,7 +249,7 @@ def _names(splits: Splits, listings: Mapping[str, Listing]) -> list[Finding]:
                 wrong.append(f"{source.name(i)}: labelled {splits.classes[label]!r}")
     if wrong:
         text = "{n} images lie in the folder of another class than their label"
-        findings.append(_finding("label_folder_mismatch", text, wrong))
+        findings.append(finding("label_folder_mismatch", text, wrong))
     return findings
 
 
@@ -259,10 +271,10 @@ def _shapes(
     findings = []
     if tiny:
         text = f"{{n}} tiny images (a side below {SMALLEST_INPUT} pixels)"
-        findings.append(_finding("tiny", text, tiny))
+        findings.append(finding("tiny", text, tiny))
     if long:
         text = f"{{n}} images more than {_ASPECT:.0f} times as long as wide: crops see little"
-        findings.append(_finding("extreme_aspect", text, long))
+        findings.append(finding("extreme_aspect", text, long))
     if sides and np.median(sides) < config.image_size / 2:
         text = (
             f"the images are small (median short side {np.median(sides):.0f} pixels) for "
@@ -272,15 +284,16 @@ def _shapes(
     return findings
 
 
-def _formats(splits: Splits, records: Mapping[str, list[Record]]) -> list[Finding]:
+def formats(sources: Mapping[str, Source], records: Mapping[str, list[Record]]) -> list[Finding]:
+    """Images whose names say another format than their content."""
     wrong = []
-    for name, source in splits.named().items():
+    for name, source in sources.items():
         for i, record in enumerate(records[name]):
             suffix = PurePath(source.key(i)).suffix.lower()
             if record.format and suffix and suffix not in _SUFFIXES.get(record.format, (suffix,)):
                 wrong.append(f"{source.name(i)} (is {record.format})")
     text = "{n} files are of another format than their names say (they are read rightly)"
-    return [_finding("format_mismatch", text, wrong)] if wrong else []
+    return [finding("format_mismatch", text, wrong)] if wrong else []
 
 
 def _place(sources: Mapping[str, Source], split: str, i: int) -> str:

@@ -79,7 +79,7 @@ class FileBatches:
             raise ValueError(f"batch size {batch_size}: give at least 1")
         self.unreadable: list[Unreadable] = []
         read = partial(_read, transform=transform, channels=channels)
-        self._loader = Loader(read, _Pieces(files, batch_size), workers=workers)
+        self._loader = Loader(read, Pieces(files, batch_size), workers=workers)
 
     def __iter__(self) -> Iterator[NamedBatch]:
         for batch, unreadable in self._loader:
@@ -88,7 +88,9 @@ class FileBatches:
                 yield batch
 
 
-class _Pieces:
+class Pieces:
+    """Names in lists of a given length, read only as far as they are asked for."""
+
     def __init__(self, files: Iterable[str], size: int) -> None:
         self._files = files
         self._size = size

@@ -17,11 +17,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from convnext.data import cache
-from convnext.data.config import DataConfig
+from convnext.data.config import ImagesConfig
 from convnext.data.decode import read_header, read_image
 from convnext.data.loading import num_workers
 from convnext.data.source import Source
-from convnext.data.splits import Splits, without
+from convnext.data.splits import S, Splits, without
 
 R = TypeVar("R")
 
@@ -81,7 +81,7 @@ def find_unreadable(source: Source, *, label: str, workers: int = -1) -> dict[in
     return bad
 
 
-def check_images(splits: Splits, config: DataConfig) -> Splits:
+def check_images(splits: Splits[S], config: ImagesConfig) -> Splits[S]:
     """Read every image once, before the first training step.
 
     Returns:
@@ -171,10 +171,8 @@ def _parallel(function: _Chunked[R], num: int, workers: int) -> Iterator[list[R]
 
 def _check(source: Source, i: int) -> str:
     try:
-        read_image(source.open(i), name=source.name(i))
-    except OSError as error:
-        return f"{source.name(i)}: cannot be read ({error.strerror or error})"
-    except ValueError as error:
+        source.read(i)
+    except (OSError, ValueError) as error:
         return str(error)
     return ""
 

@@ -9,6 +9,9 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from convnext.data.decode import read_image
 
 UNLABELLED = -1
 
@@ -40,9 +43,11 @@ class Source(ABC):
     Attributes:
         labels: int64, one per image, `UNLABELLED` (-1) where unknown.
         read_block: how many neighbouring images are cheap to read together (1 = no preference).
+        shapes: a number per image, equal for images that are best batched together; None = any.
     """
 
     read_block = 1
+    shapes: NDArray[np.int64] | None = None
 
     def __init__(self, labels: NDArray[np.int64]) -> None:
         self.labels = labels
@@ -67,11 +72,30 @@ class Source(ABC):
         """
         return self._open(int(self._rows[i]))
 
+    def read(self, i: int, channels: int = 3) -> Image.Image:
+        """Image `i`, decoded and upright, of mode "RGB" (3 channels) or "L" (1).
+
+        Raises:
+            ValueError: naming the file that is no readable image.
+            OSError: naming the file that cannot be read.
+        """
+        name = self.name(i)
+        try:
+            data = self.open(i)
+        except OSError as error:
+            raise OSError(f"{name}: cannot be read ({error.strerror or error})") from error
+        return self._decode(i, data, channels, name)
+
+    def class_counts(self, num_classes: int) -> NDArray[np.int64]:
+        """How many training examples each class has, (num_classes,)."""
+        return np.bincount(self.labels, minlength=num_classes)
+
     def subset(self, indices: NDArray[np.int64]) -> Self:
         """The same images in another order, or fewer of them; the storage is shared."""
         other = copy.copy(self)
         other._rows = self._rows[indices]
         other.labels = self.labels[indices]
+        other.shapes = None if self.shapes is None else self.shapes[indices]
         return other
 
     def relabelled(self, labels: NDArray[np.int64]) -> Self:
@@ -84,6 +108,9 @@ class Source(ABC):
     def stamps(self) -> NDArray[np.int64] | None:
         """Numbers that change when an image changes (sizes and times), None where unknown."""
         return None
+
+    def _decode(self, i: int, data: bytes, channels: int, name: str) -> Image.Image:
+        return read_image(data, channels, name=name)
 
     @abstractmethod
     def _name(self, row: int) -> str: ...
@@ -109,6 +136,10 @@ class FileSource(Source):
         self._root = root
         self._paths = PackedStrings(paths)
         assert len(self._paths) == len(labels)
+
+    def path(self, i: int) -> Path:
+        """Where the file of image `i` is."""
+        return Path(self._root, self._paths[int(self._rows[i])])
 
     def _name(self, row: int) -> str:
         return str(Path(self._root, self._paths[row]))

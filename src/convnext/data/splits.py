@@ -4,12 +4,13 @@ import glob
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypeVar
 
-from convnext.data.config import DataConfig
+from convnext.data.config import DataConfig, ImagesConfig
 from convnext.data.elpv import list_elpv
 from convnext.data.folders import list_class_folders, split_folders
 from convnext.data.huggingface import list_huggingface
@@ -22,21 +23,24 @@ from convnext.data.tables import list_table, table_files
 _ARCHIVES = (".zip", ".tgz", ".gz", ".xz", ".bz2", ".zst", ".7z", ".rar")
 
 
+S = TypeVar("S", bound=Source, default=Source)
+
+
 @dataclass(frozen=True)
-class Splits:
+class Splits(Generic[S]):
     """The parts of a data set; labels of all of them number `classes`.
 
     Attributes:
         skipped: names of unreadable images that were left out (see `check_images`).
     """
 
-    train: Source
-    val: Source | None
-    test: Source | None
+    train: S
+    val: S | None
+    test: S | None
     classes: tuple[str, ...]
     skipped: tuple[str, ...] = ()
 
-    def named(self) -> dict[str, Source]:
+    def named(self) -> dict[str, S]:
         """The splits there are, by name."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {name: source for name, source in parts.items() if source is not None}
@@ -206,7 +210,7 @@ def _list_folder(path: Path) -> dict[str, Listing]:
     return parts
 
 
-def divide(sources: Mapping[str, Source], classes: tuple[str, ...], config: DataConfig) -> Splits:
+def divide(sources: Mapping[str, S], classes: tuple[str, ...], config: ImagesConfig) -> Splits[S]:
     """Sources by name ("all", or "train" and others) as splits; what is missing is held out."""
     whole = sources.get("train", sources.get("all"))
     assert whole is not None, "checked by the caller"
@@ -225,26 +229,29 @@ def divide(sources: Mapping[str, Source], classes: tuple[str, ...], config: Data
     return Splits(train, val or taken[2], test or taken[1], classes)
 
 
-def _part(source: Source, parts: NDArray[np.int64], number: int) -> Source | None:
+def _part(source: S, parts: NDArray[np.int64], number: int) -> S | None:
     rows = np.flatnonzero(parts == number)
     return source.subset(rows) if len(rows) else None
 
 
-def without(splits: Splits, bad: Mapping[str, NDArray[np.int64]], names: tuple[str, ...]) -> Splits:
+def without(
+    splits: Splits[S], bad: Mapping[str, NDArray[np.int64]], names: tuple[str, ...]
+) -> Splits[S]:
     """The splits without some images: positions per split, and their names for `skipped`.
 
     Raises:
         ValueError: naming the class that has no training image left.
     """
-    parts: dict[str, Source | None] = {}
+    parts: dict[str, S | None] = {}
     for name, source in splits.named().items():
         keep = np.setdiff1d(np.arange(len(source)), bad.get(name, np.empty(0, np.int64)))
         parts[name] = source.subset(keep) if len(keep) else None
     train = parts["train"]
-    counts = np.bincount(train.labels, minlength=len(splits.classes)) if train else np.zeros(1, int)
-    if train is None or not counts.all():
-        lost = splits.classes[int(np.argmin(counts))]
-        raise ValueError(f"class {lost!r}: no readable training image is left in it")
+    before = splits.train.class_counts(len(splits.classes))
+    after = train.class_counts(len(splits.classes)) if train else np.zeros_like(before)
+    if (lost := np.flatnonzero((before > 0) & (after == 0))).size or train is None:
+        name = splits.classes[int(lost[0])] if lost.size else ""
+        raise ValueError(f"class {name!r}: no readable training image is left in it")
     return replace(splits, train=train, val=parts.get("val"), test=parts.get("test"), skipped=names)
 
 

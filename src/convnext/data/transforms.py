@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as vision
 
-from convnext.data.config import DataConfig
+from convnext.data.config import DataConfig, ImagesConfig
 
 SMALL = 32  # up to this size the images are cropped with padding instead of resized
 _MODES = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
@@ -20,7 +20,7 @@ _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling
 class Normalise:
     """uint8 image to (C, H, W) float32: (x / 255 - mean) / std per channel."""
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: ImagesConfig) -> None:
         self.mean = torch.tensor(config.channel_mean).view(-1, 1, 1)
         self.std = torch.tensor(config.channel_std).view(-1, 1, 1)
 

@@ -68,6 +68,11 @@ def is_model(name: str) -> bool:
     return name in _registry()
 
 
+def is_detector_name(name: str) -> bool:
+    """Whether a name is that of a detector on some backbone, known or not."""
+    return name.startswith(("mask_rcnn_", "cascade_mask_rcnn_"))
+
+
 def model_config(name: str) -> Any:
     """The configuration of a named network, with 1000 classes.
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from convnext.models.registry import unknown
-from convnext.recipes import convnextv2, fcmae, imagenet, large_kernel
+from convnext.recipes import convnextv2, detection, fcmae, imagenet, large_kernel
 from convnext.recipes.demo import DEMO
 from convnext.recipes.recipe import Recipe
 
@@ -17,6 +17,7 @@ def list_recipes() -> dict[str, Recipe]:
         **convnextv2.RECIPES,
         **fcmae.RECIPES,
         **large_kernel.RECIPES,
+        **detection.RECIPES,
         DEMO.name: DEMO,
     }
 

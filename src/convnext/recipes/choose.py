@@ -315,7 +315,7 @@ def _imagenet(plan: _Plan, task: ClassifyConfig, data: DataConfig) -> tuple[Reci
     task = replace(
         base.classify, model=task.model, stem_stride=task.stem_stride, model_args=task.model_args
     )
-    data = replace(base.data, path=data.path, image_size=data.image_size, in_chans=data.in_chans)
+    data = replace(base.images, path=data.path, image_size=data.image_size, in_chans=data.in_chans)
     return replace(
         base,
         name="auto",

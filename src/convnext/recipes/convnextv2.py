@@ -109,7 +109,7 @@ def _in22k(size: str) -> Recipe:
         base,
         name=f"convnextv2_{size}_fcmae_ft_in22k",
         task=replace(base.classify, drop_path_rate=drop_path, smoothing=0.1, mixup=0.8, cutmix=1.0),
-        data=replace(base.data, image_size=384),
+        data=replace(base.images, image_size=384),
         optim=replace(
             base.optim,
             lr=2.5e-4 * 4096 / 256,
@@ -140,7 +140,7 @@ def _in22k_fine_tune(size: str, pixels: int) -> Recipe:
             mixup=0.0,
             cutmix=0.0,
         ),
-        data=replace(base.data, image_size=pixels),
+        data=replace(base.images, image_size=pixels),
         optim=replace(
             base.optim,
             lr=2.5e-5 * 512 / 256,

@@ -92,8 +92,8 @@ def fit_pretraining(
             f"{max(CELL, round(image_size / CELL) * CELL)}"
         )
     if n >= IMAGENET_SCALE:
-        size = image_size or recipe.data.image_size
-        return replace(recipe, data=replace(recipe.data, image_size=size)), []
+        size = image_size or recipe.images.image_size
+        return replace(recipe, data=replace(recipe.images, image_size=size)), []
     reasons: list[str] = []
     say: Callable[[str], None] = reasons.append
     say(f"{n:,} images without labels, {summary.median_width}x{summary.median_height} px (median)")
@@ -114,7 +114,7 @@ def fit_pretraining(
         say("one input channel, because the images are grey")
     return replace(
         recipe,
-        data=replace(recipe.data, image_size=size, in_chans=1 if grey else 3),
+        data=replace(recipe.images, image_size=size, in_chans=1 if grey else 3),
         optim=replace(
             recipe.optim,
             lr=lr,

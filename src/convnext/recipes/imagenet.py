@@ -87,7 +87,7 @@ def _named(
             drop_path_rate=drop_path,
             layer_scale_init_value=layer_scale,
         ),
-        data=replace(base.data, image_size=size),
+        data=replace(base.images, image_size=size),
         optim=replace(base.optim, layer_decay=layer_decay),
         train=replace(base.train, ema_decay=base.train.ema_decay if ema is None else ema),
         expected_top1=published_top1(model, tag),

@@ -36,7 +36,7 @@ def _slak(size: str, epochs: int) -> Recipe:
         name=f"{model}_in1k" + ("" if epochs == 300 else f"_{epochs}ep"),
         task=replace(SCRATCH.classify, model=model, drop_path_rate=drop_path),
         optim=replace(SCRATCH.optim, epochs=epochs, sparsity=sparsity),
-        train=replace(SCRATCH.train, micro_batch=micro_batch),
+        train=replace(SCRATCH.train, micro_batch=micro_batch, sync_batch_norm=True),
         source="SLaK, README",
         expected_top1=long if epochs == 300 else short,
         cost=cost,

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from convnext.data.config import DataConfig
+from convnext.data.config import DataConfig, DetectionDataConfig
 from convnext.tasks.classify import ClassifyConfig
+from convnext.tasks.detect import DetectConfig
 from convnext.tasks.pretrain import PretrainConfig
 from convnext.train.config import OptimConfig, TrainConfig
 
@@ -23,9 +24,9 @@ class Recipe:
 
     name: str = "custom"
     """Name of the recipe."""
-    task: ClassifyConfig | PretrainConfig = field(default_factory=ClassifyConfig)
+    task: ClassifyConfig | PretrainConfig | DetectConfig = field(default_factory=ClassifyConfig)
     """Network and loss."""
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DataConfig | DetectionDataConfig = field(default_factory=DataConfig)
     """Images and augmentation."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser and schedule."""
@@ -35,6 +36,8 @@ class Recipe:
     """Table that the values come from."""
     expected_top1: float | None = None
     """Published top-1 accuracy in percent."""
+    expected_ap: tuple[float, float] | None = None
+    """Published average precision of boxes and of masks, in percent."""
     cost: str = ""
     """What the run took where it was published."""
     notes: str = ""
@@ -45,11 +48,35 @@ class Recipe:
         """The task of a recipe that trains a classifier.
 
         Raises:
-            ValueError: It pre-trains.
+            ValueError: It pre-trains or detects.
         """
         if not isinstance(self.task, ClassifyConfig):
-            raise ValueError(f"the recipe {self.name} pre-trains; it has no classes")
+            raise ValueError(f"the recipe {self.name} does not train a classifier")
         return self.task
+
+    @property
+    def images(self) -> DataConfig:
+        """The images of a recipe that classifies or pre-trains.
+
+        Raises:
+            ValueError: It detects.
+        """
+        if not isinstance(self.data, DataConfig):
+            raise ValueError(f"the recipe {self.name} is for images with boxes")
+        return self.data
+
+    @property
+    def detect(self) -> tuple[DetectConfig, DetectionDataConfig]:
+        """Detector and images of a recipe that detects.
+
+        Raises:
+            ValueError: It does something else.
+        """
+        if not isinstance(self.task, DetectConfig) or not isinstance(
+            self.data, DetectionDataConfig
+        ):
+            raise ValueError(f"the recipe {self.name} does not train a detector")
+        return self.task, self.data
 
     def to_json(self) -> str:
         """The recipe as indented JSON; `from_json` reads it back unchanged."""

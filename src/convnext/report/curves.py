@@ -1,4 +1,4 @@
-"""Learning curves: loss, top-1 and learning rate over the optimiser steps."""
+"""Learning curves: loss, top-1 or AP, and learning rate over the optimiser steps."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,14 @@ from convnext.report.text import esc
 
 Points = list[tuple[float, float]]
 MAX_POINTS = 300
+# Parts of a detector's loss; those of a cascade's stages are added up.
+LOSS_PARTS = {
+    "loss_rpn_cls": "proposals, objectness",
+    "loss_rpn_bbox": "proposals, place",
+    "loss_cls": "classes",
+    "loss_bbox": "boxes",
+    "loss_mask": "masks",
+}
 
 
 def curves(history: Sequence[Mapping[str, Any]]) -> str:
@@ -26,13 +34,14 @@ def curves(history: Sequence[Mapping[str, Any]]) -> str:
     panels = [
         _panel(
             "Loss",
-            "nats",
+            "" if is_detection(history) else "nats",
             [
                 ("training", "c-train", series(train, "loss")),
                 (unaveraged, "c-raw", series(other, "loss")),
                 (validation, "c-val", series(main, "loss")),
             ],
         ),
+        _panel("Parts of the loss", "", _loss_parts(train), from_zero=True),
         _panel(
             "Top-1 accuracy",
             "%",
@@ -42,10 +51,45 @@ def curves(history: Sequence[Mapping[str, Any]]) -> str:
             ],
             mark_best=True,
         ),
+        _panel(
+            "AP",
+            validation,
+            [
+                ("boxes, IoU .50", "c-train", series(main, "ap50")),
+                ("masks", "c-mask", series(main, "mask_ap")),
+                (f"boxes, {unaveraged}", "c-raw", series(other, "ap")),
+                ("boxes", "c-val", series(main, "ap")),
+            ],
+            mark_best=True,
+        ),
         _panel("Learning rate", "", [("", "c-train", series(train, "lr"))], from_zero=True),
     ]
     drawn = "".join(panels)
     return f'<div class="panels">{drawn}</div>' if drawn else ""
+
+
+def is_detection(history: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a history is that of a detector."""
+    return any("ap" in line or "loss_rpn_cls" in line for line in history)
+
+
+def _loss_parts(train: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Points]]:
+    """A line for each part of a detector's loss; none of other tasks."""
+    if not is_detection(train):
+        return []
+    sums = [
+        {"step": line.get("step")}
+        | {
+            part: sum(v for name, v in line.items() if name.rpartition(".")[2] == part)
+            for part in LOSS_PARTS
+            if any(name.rpartition(".")[2] == part for name in line)
+        }
+        for line in train
+    ]
+    return [
+        (words, f"series k{number}", series(sums, part))
+        for number, (part, words) in enumerate(LOSS_PARTS.items())
+    ]
 
 
 def series(lines: Sequence[Mapping[str, Any]], key: str) -> Points:

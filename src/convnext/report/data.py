@@ -7,6 +7,8 @@ from typing import Any
 
 from PIL import Image
 
+from convnext.evaluate.coco_result import DetectionResult
+from convnext.evaluate.detection_errors import DetectionErrors
 from convnext.evaluate.result import ClassificationResult
 
 THUMBNAIL = 256
@@ -34,6 +36,23 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DetectionExample:
+    """One image of a gallery of detections; `detection_example` draws it.
+
+    Attributes:
+        name: File name or other name of the image, shown as it is.
+        errors: What is wrong in it, number by kind: "missed", "duplicate", ...
+        truth: The picture with the objects that are there, as PNG, JPEG or WebP bytes.
+        said: The picture with the detections.
+    """
+
+    name: str
+    errors: Mapping[str, int]
+    truth: bytes = field(repr=False)
+    said: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportData:
     """Content of one report; only what is given is shown.
 
@@ -41,12 +60,16 @@ class ReportData:
         title: Headline, such as the name of the run.
         created: Date and time, as text.
         result: Scores, or None when nothing was evaluated.
+        detection: Scores of a detector.
+        errors: Its mistakes by kind.
         split: What the scores were measured on, such as "test" or "validation".
         description: What was done, in a few plain words.
         history: Lines of ``metrics.jsonl``: ``kind`` "train" (``step``, ``loss``, ``lr``) and
-            "eval" (``step``, ``top1``, ``loss``, ``weights``).
+            "eval" (``step``, ``top1``, ``loss``, ``weights``). Of a detector: parts of the loss
+            whose names hold ``loss_``, and ``ap``, ``ap50``, ``mask_ap``.
         mistakes: Gallery of wrong predictions, most confident first.
         correct: Gallery of right predictions.
+        detections: Gallery of the images with most errors of a detector, worst first.
         pictures: Further pictures with a caption each, as PNG, JPEG or WebP bytes.
         facts: Short facts by name: network, data, device, seed, ...
         command: The command that made the run.
@@ -58,11 +81,14 @@ class ReportData:
     title: str
     created: str
     result: ClassificationResult | None = None
+    detection: DetectionResult | None = None
+    errors: DetectionErrors | None = None
     split: str = "validation"
     description: str = ""
     history: Sequence[Mapping[str, Any]] = ()
     mistakes: Sequence[Example] = ()
     correct: Sequence[Example] = ()
+    detections: Sequence[DetectionExample] = ()
     pictures: Sequence[tuple[str, bytes]] = field(default=(), repr=False)
     facts: Mapping[str, str] = field(default_factory=dict)
     command: str = ""

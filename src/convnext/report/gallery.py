@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Sequence
 
-from convnext.report.data import Example
+from convnext.report.data import DetectionExample, Example
 from convnext.report.text import esc, percent
 
 _SIGNATURES = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpeg"), (b"RIFF", "webp"))
@@ -13,6 +13,29 @@ def gallery(examples: Sequence[Example]) -> str:
     """Cards of examples; empty text without any."""
     cards = "".join(_card(example) for example in examples)
     return f'<div class="gallery">{cards}</div>' if cards else ""
+
+
+def detection_gallery(examples: Sequence[DetectionExample]) -> str:
+    """Cards of objects and detections side by side; empty text without any."""
+    cards = "".join(_detection_card(example) for example in examples)
+    return f'<div class="gallery wide">{cards}</div>' if cards else ""
+
+
+def _detection_card(example: DetectionExample) -> str:
+    name = esc(example.name)
+    pair = (
+        (f"objects in {example.name}", example.truth),
+        (f"found in {example.name}", example.said),
+    )
+    pictures = "".join(
+        f'<img src="{data_uri(image)}" alt="{esc(alt)}" loading="lazy">' for alt, image in pair
+    )
+    errors = ", ".join(f"{n} {esc(kind)}" for kind, n in example.errors.items() if n)
+    return (
+        f'<figure class="card"><div class="pair">{pictures}</div><figcaption>'
+        f'<div>{errors or "no errors"}</div><div class="file" dir="auto">{name}</div>'
+        "</figcaption></figure>"
+    )
 
 
 def data_uri(image: bytes) -> str:

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
-from convnext.report.curves import curves
+from convnext.report.curves import curves, is_detection
 from convnext.report.data import ReportData
-from convnext.report.gallery import data_uri, gallery
+from convnext.report.detection import class_table, detection_headline, error_bars
+from convnext.report.gallery import data_uri, detection_gallery, gallery
 from convnext.report.matrix import MAX_CLASSES, confused_pairs, confusion_matrix
+from convnext.report.precision import precision_curves
 from convnext.report.reliability import calibration_words, reliability_diagram
 from convnext.report.score import headline
 from convnext.report.tables import cost_table, facts_table, per_class_table, recipe_table
@@ -57,6 +59,10 @@ def render(data: ReportData) -> str:
         _calibration,
         _mistakes,
         _correct,
+        _precision,
+        _objects,
+        _errors,
+        _detections,
         _pictures,
         _cost,
         _run,
@@ -70,7 +76,7 @@ def render(data: ReportData) -> str:
         created=esc(data.created),
         description=f"<p>{esc(data.description)}</p>" if data.description else "",
         style=files.joinpath("style.css").read_text(encoding="utf-8"),
-        headline=headline(data, data.result) if data.result else "",
+        headline=_headline(data),
         links=links,
         sections="".join(
             f'<section id="{anchor}"><h2>{title}</h2>{content}</section>'
@@ -79,12 +85,21 @@ def render(data: ReportData) -> str:
     )
 
 
+def _headline(data: ReportData) -> str:
+    text = headline(data, data.result) if data.result else ""
+    return text + (detection_headline(data, data.detection) if data.detection else "")
+
+
 def _curves(data: ReportData) -> Section:
     drawn = curves(data.history)
-    note = (
-        '<p class="muted">The training loss is measured on augmented images while the weights '
-        "change, the validation loss on plain ones; the two need not meet.</p>"
-    )
+    if is_detection(data.history):
+        words = "The losses are measured on augmented images while the weights change, AP on plain"
+        note = f'<p class="muted">{words} validation images.</p>'
+    else:
+        note = (
+            '<p class="muted">The training loss is measured on augmented images while the weights '
+            "change, the validation loss on plain ones; the two need not meet.</p>"
+        )
     return "curves", "Learning curves", drawn + note if drawn else ""
 
 
@@ -137,6 +152,37 @@ def _correct(data: ReportData) -> Section:
     note = '<p class="muted">A sample of the right answers, not a selection.</p>'
     drawn = gallery(data.correct)
     return "correct", "Right answers", note + drawn if drawn else ""
+
+
+def _precision(data: ReportData) -> Section:
+    drawn = precision_curves(data.detection) if data.detection else ""
+    note = (
+        '<p class="muted">Precision is the share of right detections, recall the share of found '
+        "objects, while the score threshold falls from left to right; the area below is AP. Means "
+        "over the classes.</p>"
+    )
+    return "precision", "Precision and recall", drawn + note if drawn else ""
+
+
+def _objects(data: ReportData) -> Section:
+    return "objects", "Per class", class_table(data.detection) if data.detection else ""
+
+
+def _errors(data: ReportData) -> Section:
+    if data.errors is None:
+        return "errors", "Errors", ""
+    names = data.detection.class_names if data.detection else ()
+    return "errors", "Errors", error_bars(data.errors, names)
+
+
+def _detections(data: ReportData) -> Section:
+    from_score = f" with a score of {data.errors.threshold:.2f} or more" if data.errors else ""
+    note = (
+        '<p class="muted">The images with most errors. Left: the objects that are there, those '
+        f"not found in orange. Right: the detections{from_score}, wrong ones in orange.</p>"
+    )
+    drawn = detection_gallery(data.detections)
+    return "detections", "Worst images", note + drawn if drawn else ""
 
 
 def _pictures(data: ReportData) -> Section:

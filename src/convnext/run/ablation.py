@@ -193,7 +193,10 @@ class _Study:
 
     def cost(self, variant: Variant) -> tuple[int, int]:
         """Parameters and multiply-accumulates at the recipe's image size."""
-        data, task = self.recipe.data, replace(self.recipe.classify, model_args=variant.model_args)
+        data, task = (
+            self.recipe.images,
+            replace(self.recipe.classify, model_args=variant.model_args),
+        )
         args: dict[str, Any] = task.network_args()
         with torch.device("meta"):
             model = build_model(variant.model, in_chans=data.in_chans, **args)

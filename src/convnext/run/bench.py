@@ -34,7 +34,7 @@ from convnext.run.folder import command_line, say_line, versions, write_text
 from convnext.run.loading import pick_device
 from convnext.weights.catalogue import list_weights
 
-__all__ = ["BenchConfig", "bench", "like"]
+__all__ = ["BenchConfig", "bench", "like", "write_rows"]
 
 Row = dict[str, Any]
 PERCENTILES = (50, 90, 99)
@@ -180,30 +180,54 @@ def bench(
         ]
         rows += _measure(cells, config, sizes)
     _compare(rows, config)
-    if csv_file is not None:
-        write_text(csv_file, _csv(rows))
-        say(f"table: {csv_file}")
-    if json_file is not None:
-        write_text(json_file, json.dumps({**environment(config), "rows": rows}, indent=1) + "\n")
-        say(f"rows with device and versions: {json_file}")
+    settings = {"rule": config.rule, "rounds": config.rounds}
+    write_rows(rows, config.device, settings, csv_file=csv_file, json_file=json_file, say=say)
     if plot is not None:
         write_text(plot, _plot(rows, plot_x))
         say(f"figure: {plot}")
     return rows
 
 
-def environment(config: BenchConfig) -> Row:
-    """Device, versions and settings, for the results file."""
-    on_cuda = config.device.startswith("cuda")
+def write_rows(
+    rows: list[Row],
+    device: str,
+    settings: Row,
+    *,
+    csv_file: Path | None,
+    json_file: Path | None,
+    say: Callable[[str], None] = say_line,
+) -> None:
+    """Write a table to the files that are asked for.
+
+    Args:
+        rows: The table.
+        device: Where it was measured.
+        settings: What else belongs beside the rows in JSON.
+        csv_file: The table alone.
+        json_file: The table with device, versions and every round.
+        say: Where messages go.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    if csv_file is not None:
+        write_text(csv_file, _csv(rows))
+        say(f"table: {csv_file}")
+    if json_file is not None:
+        content = {**environment(device), **settings, "command": command_line(), "rows": rows}
+        write_text(json_file, json.dumps(content, indent=1) + "\n")
+        say(f"rows with device and versions: {json_file}")
+
+
+def environment(device: str) -> Row:
+    """Device and versions, for the results file."""
+    on_cuda = device.startswith("cuda")
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "device": torch.cuda.get_device_name(config.device) if on_cuda else _cpu(),
+        "device": torch.cuda.get_device_name(device) if on_cuda else _cpu(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "versions": versions(),
-        "rule": config.rule,
-        "rounds": config.rounds,
-        "command": command_line(),
     }
 
 

@@ -14,7 +14,7 @@ from convnext.models.backbone import Backbone
 from convnext.models.large_kernel import merge
 from convnext.models.registry import build_model, is_model, list_models, unknown
 
-__all__ = ["DTYPES", "Cell", "Dtype", "Format", "Mode", "build", "inference", "training"]
+__all__ = ["DTYPES", "Cell", "Dtype", "Format", "Mode", "build", "inference", "tf32", "training"]
 
 Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
 Format = Literal["contiguous", "channels_last"]
@@ -95,7 +95,7 @@ def inference(cell: Cell) -> Callable[[], object]:
     model, images = _ready(cell, train=False)
 
     def infer() -> object:
-        with torch.inference_mode(), _tf32(cell):
+        with torch.inference_mode(), tf32(cell.dtype):
             return model(images)
 
     return infer
@@ -111,11 +111,11 @@ def training(cell: Cell) -> Callable[[], object]:
 
     def step() -> object:
         device = torch.device(cell.device).type
-        with _tf32(cell), torch.autocast(device, dtype=DTYPES[cell.dtype], enabled=low):
+        with tf32(cell.dtype), torch.autocast(device, dtype=DTYPES[cell.dtype], enabled=low):
             logits = model(images)
             # torchvision's Inception and GoogLeNet give more than logits in training
             loss = cross_entropy((logits if isinstance(logits, Tensor) else logits[0]), target)
-        with _tf32(cell):
+        with tf32(cell.dtype):
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.step(optimizer)
         scaler.update()
@@ -141,13 +141,13 @@ def _ready(cell: Cell, *, train: bool) -> tuple[nn.Module, Tensor]:
 
 
 @contextmanager
-def _tf32(cell: Cell) -> Iterator[None]:
+def tf32(dtype: Dtype) -> Iterator[None]:
     """Let CUDA round fp32 products to TF32, or forbid it, for a while."""
     places = (torch.backends.cuda.matmul, cast(Any, torch.backends.cudnn).conv)
     before = [place.fp32_precision for place in places]
     try:
         for place in places:
-            place.fp32_precision = "tf32" if cell.dtype == "tf32" else "ieee"
+            place.fp32_precision = "tf32" if dtype == "tf32" else "ieee"
         yield
     finally:
         for place, value in zip(places, before, strict=True):

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from convnext.data import open_splits, summarise
+from convnext.data import Splits, check_images, open_splits, summarise
 from convnext.models.backbone import Backbone, BackboneConfig
 from convnext.models.convnext import ConvNeXtConfig
 from convnext.models.large_kernel import RepLKNetConfig, merge
@@ -38,7 +38,7 @@ def choose_recipe(
     batch_size: int | None = None,
     epochs: int | None = None,
 ) -> tuple[Recipe, list[str]]:
-    """A recipe fit for the data that `base.data` names, and the reasons for it.
+    """A recipe fit for the data that `base.images` names, and the reasons for it.
 
     Args:
         base: Its data configuration says where the images are; its task, what to start from.
@@ -47,7 +47,7 @@ def choose_recipe(
         batch_size: Images a step.
         epochs: Passes over the data.
     """
-    summary = summarise(open_splits(base.data), base.data)
+    summary = summarise(open_splits(base.images), base.images)
     start = base.classify.pretrained
     model_args: dict[str, Any] = {}
     found = read_checkpoint(start) if start and Path(start).expanduser().exists() else None
@@ -55,7 +55,7 @@ def choose_recipe(
         model, model_args = _network_of(start, found)
     return choose(
         summary,
-        data=base.data,
+        data=base.images,
         device=pick_device(base.train.device).type,
         pretrained=start,
         encoder_only=found.is_encoder if found else start.endswith("fcmae"),
@@ -114,7 +114,7 @@ def _build(job: Job, resumed: bool, say: Callable[[str], None]) -> ClassifyTask:
     task = ClassifyTask(
         config,
         num_classes=len(splits.classes),
-        in_chans=recipe.data.in_chans,
+        in_chans=recipe.images.in_chans,
         labels=splits.train.labels,
         network=network,
     )
@@ -130,7 +130,7 @@ def _teacher(job: Job, say: Callable[[str], None]) -> Teacher:
         ValueError: It is for other classes or other channels than the data have, or no classifier.
         OSError: It cannot be read.
     """
-    data, classes, name = job.recipe.data, job.splits.classes, job.recipe.classify.teacher
+    data, classes, name = job.recipe.images, job.splits.classes, job.recipe.classify.teacher
     try:  # downloaded once, as above
         job.world.from_main(lambda: str(_teacher_source(name).path))
     except FileNotFoundError as error:
@@ -186,7 +186,7 @@ def _pretrained(recipe: Recipe, classes: Sequence[str], say: Callable[[str], Non
         _source(config.pretrained),
         name=config.model,
         num_classes=len(classes),
-        in_chans=recipe.data.in_chans,
+        in_chans=recipe.images.in_chans,
         drop_path_rate=config.drop_path_rate,
         **fields,
     )
@@ -206,6 +206,15 @@ def _no_hooks(job: Job, task: Task, folder: Path) -> list[Hook]:
     return []
 
 
+def _open(recipe: Recipe) -> Splits:
+    return check_images(open_splits(recipe.images), recipe.images)
+
+
 CLASSIFICATION = Kind(
-    open=open_splits, build=_build, evaluator=_evaluator, hooks=_no_hooks, conclude=conclude
+    open=_open,
+    build=_build,
+    batches=Job.train_batches,
+    evaluator=_evaluator,
+    hooks=_no_hooks,
+    conclude=conclude,
 )

@@ -73,7 +73,7 @@ def _best_task(job: Job, fit: FitResult) -> ClassifyTask:
     task = ClassifyTask(
         recipe.classify,
         num_classes=len(job.splits.classes),
-        in_chans=recipe.data.in_chans,
+        in_chans=recipe.images.in_chans,
         labels=job.splits.train.labels,
     )
     if world.is_main:
@@ -107,7 +107,7 @@ def _write(
         folder.weights_dir,
         name=None if is_convnext(network.config) else recipe.classify.model,
         labels=splits.classes,
-        preprocessing=preprocessing_of(recipe.data),
+        preprocessing=preprocessing_of(recipe.images),
         extra={"scores": scores, "recipe": recipe.name},
     )
     values: dict[str, Any] = {"step": fit.step}
@@ -117,11 +117,11 @@ def _write(
     shown = results.get(split)
     mistakes, correct = [], []
     if shown is not None:
-        data = eval_dataset(splits.named()[split], recipe.data)
+        data = eval_dataset(splits.named()[split], recipe.images)
         device = job.world.device
         mistakes = examples(shown.worst, data, network, splits.classes, device)
         correct = examples(shown.correct, data, network, splits.classes, device)
-    shape = (recipe.data.in_chans, recipe.data.image_size, recipe.data.image_size)
+    shape = (recipe.images.in_chans, recipe.images.image_size, recipe.images.image_size)
     cost = measure_cost(network, shape, batch_size=COST_BATCH, seconds=1.0).to_json()
     stored = folder.stored() or {}
     write_report(
@@ -170,7 +170,7 @@ def _facts(job: Job, fit: FitResult, results: dict[str, ClassificationResult]) -
     facts = {
         "recipe": recipe.name,
         "network": recipe.classify.model,
-        "data": recipe.data.path,
+        "data": recipe.images.path,
         "images": ", ".join(f"{name} {len(part):,}" for name, part in splits.named().items()),
         **({"teacher": recipe.classify.teacher} if recipe.classify.teacher else {}),
         "effective batch": str(recipe.optim.batch_size),

@@ -30,7 +30,7 @@ def demo(
         ValueError: The package elpv-dataset is not installed; the message says how to install it.
     """
     recipe = replace(DEMO, train=replace(DEMO.train, seed=seed))
-    splits = open_splits(recipe.data)
+    splits = open_splits(recipe.images)
     parts = splits.named()
     say(
         "Is this solar cell defective? 2,624 electroluminescence photographs (elpv-dataset, "

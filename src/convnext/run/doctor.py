@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from convnext.data import DataConfig
+from convnext.data import DataConfig, DetectionDataConfig
+from convnext.data.detection import is_detection_set
+from convnext.data.detection.doctor import scan_detection
 from convnext.data.doctor import scan
 from convnext.run.folder import say_line, write_text
 
@@ -15,11 +17,16 @@ def doctor(
 ) -> bool:
     """Read every image, say what is wrong with the data, and whether it can be trained on.
 
+    Data in the form of COCO, Pascal VOC or YOLO are checked with their boxes and masks.
+
     Raises:
         ValueError: There is no data at this place.
         OSError: A folder cannot be read, or `json` not be written.
     """
-    report = scan(DataConfig(path=data), workers)
+    if is_detection_set(data):
+        report = scan_detection(DetectionDataConfig(path=data), workers)
+    else:
+        report = scan(DataConfig(path=data), workers)
     if report.errors and report.errors[0].kind == "cannot_open":
         raise ValueError(report.errors[0].message)
     say(str(report))

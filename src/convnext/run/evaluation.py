@@ -109,8 +109,8 @@ def _open(loaded: Loaded, data: str, split: Split, workers: int) -> tuple[Source
     recipe = Recipe.from_file(loaded.run.recipe_file) if loaded.run is not None else None
     if not data and recipe is None:
         raise ValueError("no images: --data DIR names the labelled images")
-    if recipe is not None and (not data or _same_place(data, recipe.data.path)):
-        return _open_own(loaded, replace(recipe.data, workers=workers), split)
+    if recipe is not None and (not data or _same_place(data, recipe.images.path)):
+        return _open_own(loaded, replace(recipe.images, workers=workers), split)
     config = data_config(loaded.preprocessing, chans, path=data, workers=workers)
     source, classes, name = open_for_evaluation(
         config, split, loaded.labels if loaded.named else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ from convnext.evaluate.result import ClassificationResult
 from convnext.recipes.recipe import Recipe
 from convnext.run.scoring import score
 from convnext.train.parallel import World
+from convnext.train.protocols import Batches
 
 __all__ = ["Job"]
 
@@ -33,31 +34,32 @@ class Job:
     splits: Splits
     world: World
 
-    def train_batches(self) -> TrainBatches:
+    def train_batches(self) -> Batches:
         """The training images in batches of the recipe's effective size."""
         recipe, world = self.recipe, self.world
-        return TrainBatches(
-            train_dataset(self.splits.train, recipe.data, recipe.train.seed),
+        batches = TrainBatches(
+            train_dataset(self.splits.train, recipe.images, recipe.train.seed),
             batch_size=recipe.optim.batch_size,
             micro_batch=recipe.train.micro_batch,
             world=world.size,
             rank=world.rank,
             seed=recipe.train.seed,
-            workers=num_workers(recipe.data.workers),
-            sampling=recipe.data.sampling,
+            workers=num_workers(recipe.images.workers),
+            sampling=recipe.images.sampling,
             even=recipe.task.pairs_images,
         )
+        return cast(Batches, batches)  # a TypedDict is a dict for all but the checker
 
     def eval_batches(self, source: Source) -> EvalBatches:
         """Labelled images as they are, in batches a little larger than in training."""
         recipe, world = self.recipe, self.world
         most = recipe.train.micro_batch or recipe.optim.batch_size // world.size
         return EvalBatches(
-            eval_dataset(source, recipe.data),
+            eval_dataset(source, recipe.images),
             batch_size=max(1, min(256, int(EVAL_BATCH * most))),
             world=world.size,
             rank=world.rank,
-            workers=num_workers(recipe.data.workers),
+            workers=num_workers(recipe.images.workers),
         )
 
     def evaluator(self) -> Callable[[nn.Module], dict[str, float]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from convnext.data.config import DetectionDataConfig
 from convnext.evaluate.cost import macs, num_params
 from convnext.models.registry import build_model, list_models
 from convnext.recipes import list_recipes
@@ -23,7 +24,7 @@ def recipe_table(pattern: str) -> list[Row]:
     return [
         {
             "recipe": name,
-            "pixels": recipe.data.image_size,
+            "pixels": _pixels(recipe),
             "effective batch": recipe.optim.batch_size,
             "epochs": recipe.optim.epochs,
             "lr": f"{recipe.optim.lr:.3g}",
@@ -34,6 +35,11 @@ def recipe_table(pattern: str) -> list[Row]:
         for name, recipe in list_recipes().items()
         if fnmatch.fnmatchcase(name, pattern)
     ]
+
+
+def _pixels(recipe: Recipe) -> int:
+    data = recipe.data
+    return data.min_size if isinstance(data, DetectionDataConfig) else data.image_size
 
 
 def _start(recipe: Recipe) -> str:

@@ -21,6 +21,7 @@ __all__ = [
     "data_config",
     "load_encoder",
     "load_network",
+    "newest_checkpoint",
     "pick_device",
     "preprocessing_of",
 ]
@@ -67,7 +68,7 @@ def load_network(target: str, device: torch.device) -> Loaded:
         if (run.weights_dir / "model.safetensors").is_file():
             loaded = _load_weights(str(run.weights_dir), device)
         else:
-            loaded = _load_checkpoint(_newest(path), device)
+            loaded = _load_checkpoint(newest_checkpoint(path), device)
         return Loaded(**{**vars(loaded), "title": target, "run": run})
     if path.parent.name == "checkpoints" and path.suffix == ".pt":
         return _load_checkpoint(path, device)
@@ -162,7 +163,7 @@ def _load_weights(target: str, device: torch.device) -> Loaded:
     )
 
 
-def _newest(folder: Path) -> Path:
+def newest_checkpoint(folder: Path) -> Path:
     """The best, else the newest checkpoint of a run that has not ended."""
     places = folder / "checkpoints"
     best = places / checkpoint.BEST

@@ -16,6 +16,8 @@ from convnext.data import (
     DataConfig,
     EvalBatches,
     Source,
+    Splits,
+    check_images,
     eval_dataset,
     eval_transform,
     iter_files,
@@ -67,8 +69,8 @@ def choose_pretraining(
     batch_size: int | None = None,
     epochs: int | None = None,
 ) -> tuple[Recipe, list[str]]:
-    """A named recipe of pre-training made fit for the data that `base.data` names, with reasons."""
-    data = replace(base.data, val_fraction=recipe.data.val_fraction)
+    """A named recipe of pre-training made fit for the data that `base` names, with reasons."""
+    data = replace(base.images, val_fraction=recipe.images.val_fraction)
     recipe, reasons = fit_pretraining(
         recipe,
         summarise(open_images(data), data),
@@ -77,20 +79,20 @@ def choose_pretraining(
         batch_size=batch_size,
         epochs=epochs,
     )
-    return replace(recipe, data=replace(recipe.data, path=base.data.path)), reasons
+    return replace(recipe, data=replace(recipe.images, path=base.images.path)), reasons
 
 
 def _build(job: Job, resumed: bool, say: Say) -> PretrainTask:
     config = job.recipe.task
     assert isinstance(config, PretrainConfig)
-    size = job.recipe.data.image_size
+    size = job.recipe.images.image_size
     if size % CELL:
         raise ValueError(
             f"image_size {size} cannot be cut into cells of {CELL} px; take "
             f"{max(CELL, round(size / CELL) * CELL)}"
         )
     random_mask(1, (size // CELL, size // CELL), config.mask_ratio)  # says if nothing is visible
-    return PretrainTask(config, in_chans=job.recipe.data.in_chans)
+    return PretrainTask(config, in_chans=job.recipe.images.in_chans)
 
 
 def fixed_masks(first: int, images: Tensor, ratio: float) -> Tensor:
@@ -133,11 +135,11 @@ def _evaluator(job: Job) -> Evaluate | None:
 def _eval_batches(job: Job, source: Source) -> EvalBatches:
     recipe, world = job.recipe, job.world
     return EvalBatches(
-        eval_dataset(source, recipe.data),
+        eval_dataset(source, recipe.images),
         batch_size=recipe.train.micro_batch or max(1, recipe.optim.batch_size // world.size),
         world=world.size,
         rank=world.rank,
-        workers=num_workers(recipe.data.workers),
+        workers=num_workers(recipe.images.workers),
     )
 
 
@@ -152,14 +154,14 @@ class _Panels(Hook):
     """A picture of reconstructions at every evaluation."""
 
     def __init__(self, job: Job, task: PretrainTask, folder: Path) -> None:
-        self._images = _some_images(job.splits.val or job.splits.train, job.recipe.data)
+        self._images = _some_images(job.splits.val or job.splits.train, job.recipe.images)
         self._job, self._task, self._folder = job, task, folder / PANELS
 
     def on_record(self, record: Record) -> None:
         if record["kind"] != "eval" or record.get("weights") != "model":
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        picture = panel(self._task, self._images, self._job.recipe.data)
+        picture = panel(self._task, self._images, self._job.recipe.images)
         picture.save(self._folder / f"step_{record['step']:08d}.png")
 
 
@@ -287,7 +289,7 @@ def _conclude(job: Job, folder: RunFolder, fit: FitResult, say: Say) -> dict[str
     """The loss of the best weights, the encoder's weights, a last panel."""
     config = job.recipe.task
     assert isinstance(config, PretrainConfig)
-    task = PretrainTask(config, in_chans=job.recipe.data.in_chans)
+    task = PretrainTask(config, in_chans=job.recipe.images.in_chans)
     if job.world.is_main:
         path = fit.best_path or fit.last_path
         assert path is not None, "a finished run has a checkpoint"
@@ -319,7 +321,7 @@ def _write(
         encoder.config,
         Card(
             name=task.config.encoder,
-            preprocessing=preprocessing_of(job.recipe.data),
+            preprocessing=preprocessing_of(job.recipe.images),
             extra={"recipe": job.recipe.name, "losses": losses, "pretraining": "fcmae"},
         ),
     )
@@ -331,7 +333,7 @@ def _write(
 def _example(job: Job, task: PretrainTask) -> bytes:
     """The last panel, as PNG bytes; those of the run stay in its folder."""
     source = job.splits.val or job.splits.train
-    picture = panel(task, _some_images(source, job.recipe.data), job.recipe.data)
+    picture = panel(task, _some_images(source, job.recipe.images), job.recipe.images)
     buffer = BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
@@ -345,7 +347,7 @@ def _report(
     facts = {
         "recipe": recipe.name,
         "encoder": recipe.task.encoder,
-        "data": recipe.data.path,
+        "data": recipe.images.path,
         "images": ", ".join(f"{name} {len(part):,}" for name, part in parts.items()),
         "effective batch": str(recipe.optim.batch_size),
         "seed": str(recipe.train.seed),
@@ -354,7 +356,7 @@ def _report(
     facts |= {f"loss on {name}": f"{loss:.4f}" for name, loss in losses.items()}
     stored = folder.stored() or {}
     return ReportData(
-        title=f"{recipe.name} on {Path(recipe.data.path).name or recipe.data.path}",
+        title=f"{recipe.name} on {Path(recipe.images.path).name or recipe.images.path}",
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         description=(
             f"{recipe.task.encoder}, pre-trained without labels on {len(parts['train']):,} images "
@@ -373,6 +375,15 @@ def _report(
     )
 
 
+def _open(recipe: Recipe) -> Splits:
+    return check_images(open_images(recipe.images), recipe.images)
+
+
 PRETRAINING = Kind(
-    open=open_images, build=_build, evaluator=_evaluator, hooks=_hooks, conclude=_conclude
+    open=_open,
+    build=_build,
+    batches=Job.train_batches,
+    evaluator=_evaluator,
+    hooks=_hooks,
+    conclude=_conclude,
 )

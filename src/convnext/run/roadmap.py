@@ -98,5 +98,5 @@ def roadmap(
     variants = road_variants(regime, steps, width_scale=width_scale, short=short)
     end = {"t": "ResNet-50 to ConvNeXt-T", "b": "ResNet-200 to ConvNeXt-B"}[regime]
     scale = "" if width_scale == 1.0 else f", widths x {width_scale:g}"
-    title = f"{end} on {data_name(recipe.data.path)}{scale}"
+    title = f"{end} on {data_name(recipe.images.path)}{scale}"
     return ablate(variants, recipe, out, title=title, seeds=seeds, jobs=jobs, say=say)

@@ -66,5 +66,5 @@ def study_recipe(
         precision=precision,
     )
     task = replace(recipe.classify, layer_scale_init_value=None, stem_stride=None, model_args={})
-    recipe = replace(recipe, task=task, data=recipe.data, optim=optim, train=train, notes="")
-    return recipe, len(open_splits(recipe.data).train)
+    recipe = replace(recipe, task=task, data=recipe.images, optim=optim, train=train, notes="")
+    return recipe, len(open_splits(recipe.images).train)

@@ -5,22 +5,26 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from convnext.data import Splits, check_images
+from convnext.data import Splits
 from convnext.recipes.recipe import Recipe, to_dict
 from convnext.run.classification import CLASSIFICATION
+from convnext.run.detection import DETECTION
 from convnext.run.folder import RunFolder, say_line
 from convnext.run.job import Job
 from convnext.run.pretraining import PRETRAINING
+from convnext.tasks.classify import ClassifyConfig
+from convnext.tasks.detect import DetectConfig
 from convnext.tasks.pretrain import PretrainConfig
 from convnext.train.engine import Engine
 from convnext.train.hooks import default_hooks
 from convnext.train.parallel import World, cleanup, setup
-from convnext.train.protocols import Batches
 from convnext.train.randomness import seed_all
 
 __all__ = ["train"]
+
+KINDS = {ClassifyConfig: CLASSIFICATION, PretrainConfig: PRETRAINING, DetectConfig: DETECTION}
 
 
 def train(
@@ -62,12 +66,12 @@ def _train(
     reasons: Sequence[str],
     say: Callable[[str], None],
 ) -> Any:
-    kind = PRETRAINING if isinstance(recipe.task, PretrainConfig) else CLASSIFICATION
+    kind = KINDS[type(recipe.task)]
     if not world.is_main:
         logging.getLogger("convnext").setLevel(logging.ERROR)
     for reason in reasons:
         say(f"- {reason}")
-    splits = world.from_main(lambda: check_images(kind.open(recipe.data), recipe.data))
+    splits = world.from_main(lambda: kind.open(recipe))
     if splits.skipped:
         say(f"{len(splits.skipped)} unreadable images are left out:")
         for name in splits.skipped[:20]:
@@ -83,7 +87,7 @@ def _train(
     task = kind.build(job, resumed, say)
     engine = Engine(
         task,
-        cast(Batches, job.train_batches()),  # a TypedDict is a dict for all but the checker
+        kind.batches(job),
         recipe.optim,
         recipe.train,
         run_dir=folder.path,

@@ -78,7 +78,9 @@ class OptimConfig:
         epochs: passes over the data.
         warmup_epochs: epochs of linear warm-up, 0 <= warmup_epochs <= epochs.
         min_lr: learning rate that the cosine approaches.
-        schedule: "per_step" (V1) or "per_epoch_fraction" (V2); see `schedule.py`.
+        schedule: "per_step" (V1), "per_epoch_fraction" (V2) or "steps" (detection); see
+            `schedule.py`.
+        drops: with "steps", where the learning rate falls to a tenth, as shares of the run.
         layer_decay: factor of the learning rate from one layer to the one below, in (0, 1].
         layer_decay_rule: what a layer is: every block ("single") or 12 groups ("group").
         clip_grad: limit of the gradient's 2-norm; None clips nothing.
@@ -101,7 +103,8 @@ class OptimConfig:
     epochs: int = 300
     warmup_epochs: float = 20.0
     min_lr: float = 1e-6
-    schedule: Literal["per_step", "per_epoch_fraction"] = "per_step"
+    schedule: Literal["per_step", "per_epoch_fraction", "steps"] = "per_step"
+    drops: tuple[float, ...] = (0.75, 11 / 12)
     layer_decay: float = 1.0
     layer_decay_rule: Literal["single", "group"] = "single"
     clip_grad: float | None = None
@@ -110,8 +113,12 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _require(self.optimizer in ("adamw", "sgd"), f"optimizer={self.optimizer!r}: adamw or sgd")
         _require(
-            self.schedule in ("per_step", "per_epoch_fraction"),
-            f"schedule={self.schedule!r}: per_step or per_epoch_fraction",
+            self.schedule in ("per_step", "per_epoch_fraction", "steps"),
+            f"schedule={self.schedule!r}: per_step, per_epoch_fraction or steps",
+        )
+        _require(
+            all(0 < share <= 1 for share in self.drops),
+            f"drops={self.drops}: must be shares of the run, above 0 and at most 1",
         )
         _require(
             self.layer_decay_rule in ("single", "group"),
@@ -156,6 +163,7 @@ class TrainConfig:
         micro_batch: most images per device and forward pass; None for as many as the step needs.
             The effective batch is kept by accumulation.
         parallel: "ddp" or "fsdp" when there are several processes.
+        sync_batch_norm: take the statistics of batch norms over all processes.
         checkpoint_every_steps: None for once per epoch.
         keep_checkpoints: newest checkpoints kept, beside the best.
         eval_every_epochs: evaluations are also made at the end; 0 for only there.
@@ -175,6 +183,7 @@ class TrainConfig:
     ema_warmup: bool = False
     micro_batch: int | None = None
     parallel: Literal["ddp", "fsdp"] = "ddp"
+    sync_batch_norm: bool = False
     checkpoint_every_steps: int | None = None
     keep_checkpoints: int = 3
     eval_every_epochs: int = 1

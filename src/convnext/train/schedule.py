@@ -9,9 +9,12 @@ from convnext.train.config import OptimConfig
 
 FloatArray = npt.NDArray[np.float64]
 
+WARMUP_START = 0.001  # share of the learning rate at the first step of "steps"
+DROP = 0.1
+
 
 def lr_schedule(optim: OptimConfig, steps_per_epoch: int) -> FloatArray:
-    """Learning rate of every step: linear warm-up, then half a cosine from lr to min_lr.
+    """Learning rate of every step: linear warm-up, then a fall.
 
     "per_step" (V1), with W warm-up steps and N steps after them:
         lr[0..W-1] = linspace(0, lr, W), both ends included;
@@ -19,6 +22,9 @@ def lr_schedule(optim: OptimConfig, steps_per_epoch: int) -> FloatArray:
     "per_epoch_fraction" (V2), with e = step / steps_per_epoch, w warm-up and E all epochs:
         lr = lr * e / w for e < w;
         lr = min_lr + (lr - min_lr) / 2 * (1 + cos(pi * (e - w) / (E - w))) after.
+    "steps" (detection), with W warm-up steps:
+        lr[i] = lr * (0.001 + 0.999 * i / W), i = 0..W-1; lr after; and all of it times 0.1 from
+        each share of the run in `drops` on.
 
     Args:
         optim: peak, floor, epochs, warm-up and rule.
@@ -27,8 +33,10 @@ def lr_schedule(optim: OptimConfig, steps_per_epoch: int) -> FloatArray:
     Returns:
         float64 array of `epochs * steps_per_epoch` values.
 
-    Source: ConvNeXt, Table 5 (V1); ConvNeXt V2, Table 11 (V2).
+    Source: ConvNeXt, Table 5 (V1) and appendix A.3 (detection); ConvNeXt V2, Table 11 (V2).
     """
+    if optim.schedule == "steps":
+        return _steps(optim, steps_per_epoch)
     if optim.schedule == "per_step":
         return _per_step(optim, steps_per_epoch)
     return _per_epoch_fraction(optim, steps_per_epoch)
@@ -59,6 +67,16 @@ def _per_step(optim: OptimConfig, steps_per_epoch: int) -> FloatArray:
     warmup = int(optim.warmup_epochs * steps_per_epoch)
     rise = np.linspace(0, optim.lr, warmup)
     return np.concatenate((rise, _half_cosine(optim.lr, optim.min_lr, total - warmup)))
+
+
+def _steps(optim: OptimConfig, steps_per_epoch: int) -> FloatArray:
+    total = optim.epochs * steps_per_epoch
+    warmup = round(optim.warmup_epochs * steps_per_epoch)
+    lr = np.full(total, optim.lr)
+    lr[:warmup] *= WARMUP_START + (1 - WARMUP_START) * np.arange(warmup) / max(warmup, 1)
+    for share in optim.drops:
+        lr[round(share * total) :] *= DROP
+    return lr
 
 
 def _per_epoch_fraction(optim: OptimConfig, steps_per_epoch: int) -> FloatArray:

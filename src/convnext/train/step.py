@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from convnext.layers.sync_batch_norm import synced
 from convnext.train.batch import to_device
 from convnext.train.config import OptimConfig, TrainConfig
 from convnext.train.ema import Ema
@@ -88,6 +89,8 @@ class TrainStep:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may vary
             torch.backends.cudnn.benchmark = not config.deterministic
             torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+        if config.sync_batch_norm and world.size > 1:
+            synced(task)
         task.to(world.device)
         broadcast(task, world)
         if config.channels_last and not sharded:  # FSDP wants weights in plain order

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 Writer = Callable[[Path], object]
 
 
@@ -27,6 +28,30 @@ def safetensors_writer(state: Mapping[str, Tensor], metadata: Mapping[str, str])
 def torch_writer(content: object) -> Writer:
     """Writes a PyTorch file."""
     return lambda path: torch.save(content, path)
+
+
+def weights_writer(
+    target: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str], content: object
+) -> Writer:
+    """Writes weights to a file in the format that its ending names.
+
+    Args:
+        target: The file.
+        state: Tensors for a safetensors file.
+        metadata: Its metadata.
+        content: What a PyTorch file holds instead.
+
+    Raises:
+        ValueError: The ending is of no known format.
+    """
+    if target.suffix == ".safetensors":
+        return safetensors_writer(state, metadata)
+    if target.suffix in TORCH_SUFFIXES:
+        return torch_writer(content)
+    raise ValueError(
+        f"{target}: unknown ending {target.suffix!r}; use .safetensors, "
+        f"{', '.join(TORCH_SUFFIXES)} or a folder"
+    )
 
 
 def write_atomically(files: Mapping[Path, Writer]) -> None:

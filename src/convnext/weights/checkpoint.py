@@ -16,10 +16,11 @@ from convnext.weights.layouts.ours import OTHER_NETWORK
 from convnext.weights.layouts.table import to_convnext
 from convnext.weights.preprocessing import Preprocessing
 from convnext.weights.reading import read_file, read_json
-from convnext.weights.unwrapping import unwrap
+from convnext.weights.unwrapping import Unwrapped, unwrap
 
 SECTION = "convnext"  # our part of config.json, and of the metadata of a safetensors file
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+DETECTOR_HEADS = ("rpn_head.", "roi_head.")  # in all layouts of detectors
 _PIL_FILTERS = {2: "bilinear", 3: "bicubic"}
 
 
@@ -96,6 +97,44 @@ class Checkpoint:
         return not {"norm.weight", "head.weight"} & set(self.state)
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A file of weights whose tensors have their own names still.
+
+    Attributes:
+        file: The file that holds the tensors.
+        folder: Whether a folder was given, which may hold a card beside the file.
+        content: All that is in the file.
+        metadata: Of a safetensors file.
+        unwrapped: The bare state dict.
+    """
+
+    file: Path
+    folder: bool
+    content: object
+    metadata: dict[str, str]
+    unwrapped: Unwrapped
+
+    @property
+    def is_detector(self) -> bool:
+        """Whether there are heads of a detector among the tensors."""
+        return any(key.startswith(DETECTOR_HEADS) for key in self.unwrapped.state)
+
+
+def open_weights(path: str | Path, *, ema: bool = True) -> Opened:
+    """Open a file, or the file of a folder, and find the tensors in it.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no checkpoint of weights.
+    """
+    path = Path(path).expanduser()
+    folder = path.is_dir()
+    file = weight_file(path) if folder else path
+    content, metadata = read_file(file)
+    return Opened(file, folder, content, metadata, unwrap(content, file, ema=ema))
+
+
 def read_checkpoint(path: str | Path, *, ema: bool = True) -> Checkpoint:
     """Read a checkpoint of any known layout.
 
@@ -107,11 +146,23 @@ def read_checkpoint(path: str | Path, *, ema: bool = True) -> Checkpoint:
         OSError: It cannot be read.
         ValueError: It is no checkpoint of a ConvNeXt; the message names the file.
     """
-    path = Path(path).expanduser()
-    file = weight_file(path) if path.is_dir() else path
-    content, metadata = read_file(file)
-    unwrapped = unwrap(content, file, ema=ema)
-    card = _folder_card(file.parent) if path.is_dir() else _file_card(file, metadata)
+    opened = open_weights(path, ema=ema)
+    if opened.is_detector:
+        raise ValueError(
+            f"{opened.file} holds a detector, not a network that classifies; load it by "
+            "convnext.load_detector, or start a detector from it"
+        )
+    return to_checkpoint(opened)
+
+
+def to_checkpoint(opened: "Opened") -> Checkpoint:
+    """What an opened file says about a network, in our terms.
+
+    Raises:
+        ValueError: It is no checkpoint of a ConvNeXt; the message names the file.
+    """
+    file, unwrapped = opened.file, opened.unwrapped
+    card = _folder_card(file.parent) if opened.folder else _file_card(file, opened.metadata)
     config: BackboneConfig
     name: str | None
     if card.name and is_model(card.name) and not told_by_tensors(model_config(card.name)):

@@ -13,24 +13,26 @@ from convnext.weights.architecture import stored_fields
 from convnext.weights.atomic import (
     safetensors_writer,
     text_writer,
-    torch_writer,
+    weights_writer,
     write_atomically,
 )
 from convnext.weights.checkpoint import (
     SECTION,
     Card,
     Checkpoint,
-    read_checkpoint,
+    open_weights,
+    to_checkpoint,
     told_by_tensors,
 )
 from convnext.weights.folder import CONFIG, WEIGHTS, loads_elsewhere, write_folder
+from convnext.weights.layouts.layout import Converted
 from convnext.weights.layouts.table import from_convnext
 from convnext.weights.load_report import summary
 from convnext.weights.sources import resolve
 
 logger = logging.getLogger(__name__)
 
-TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+WRAPPERS = {"official": "model", "openmmlab": "state_dict"}  # in PyTorch files
 FOLDER_LAYOUTS = ("convnext", "timm", "transformers")
 
 
@@ -51,8 +53,11 @@ def convert(
         target: A file ``.safetensors``, ``.pth``, ``.pt`` or ``.bin``, or a folder: one for
             ``timm`` or ``convnext`` is written as by :func:`save_pretrained`, one for
             ``transformers`` holds its own ConvNext or ConvNextV2.
-        layout: ``convnext``, ``timm``, ``transformers``, ``official``, ``torchvision`` or
-            ``fcmae``. Official ``.pth`` files hold the state dict under ``model``.
+        layout: ``convnext``, ``timm``, ``transformers``, ``official``, ``torchvision``,
+            ``openmmlab`` or ``fcmae``. Official ``.pth`` files hold the state dict under ``model``,
+            those of ``openmmlab`` and of detectors under ``state_dict``. A detector is written in
+            ``convnext``, ``official``, ``openmmlab``, or with the names that a backbone of ``timm``
+            or ``transformers`` has inside; a folder of it as by :func:`save_detector`.
         ema: Take averaged weights where a training checkpoint has both.
         allow: Names, or shell-style patterns, of tensors that may be left out because no layout
             knows them.
@@ -64,33 +69,52 @@ def convert(
         ValueError: The layout cannot express the network, or there are tensors that it would lose.
         OSError: Something cannot be read or written; nothing half-written is left.
     """
-    checkpoint = read_checkpoint(resolve(source).path, ema=ema)
-    patterns = tuple(allow)
-    lost = [
-        name
-        for name in checkpoint.converted.unexpected
-        if not any(fnmatchcase(name, pattern) for pattern in patterns)
-    ]
-    if lost:
-        raise ValueError(
-            f"{checkpoint.path} has tensors that are not part of a ConvNeXt: {summary(lost)}; "
-            "allow leaving them out by name (allow=[...])"
-        )
-    if checkpoint.converted.dropped:
-        logger.info("left out: %s", summary(checkpoint.converted.dropped))
-    for word in checkpoint.converted.done:
-        logger.info("%s: %s", checkpoint.path, word)
+    target = Path(target).expanduser()
+    opened = open_weights(resolve(source).path, ema=ema)
+    if opened.is_detector:
+        # With torchvision, which nothing else here needs.
+        from convnext.weights.detection.checkpoint import to_detector_checkpoint
+        from convnext.weights.detection.convert import write_detector
+
+        detector = to_detector_checkpoint(opened)
+        _tell_losses(detector.path, detector.converted, allow)
+        write_detector(detector, target, layout)
+        return target
+    checkpoint = to_checkpoint(opened)
+    _tell_losses(checkpoint.path, checkpoint.converted, allow)
     if not told_by_tensors(checkpoint.config):
         raise ValueError(
             f"{checkpoint.path} holds {checkpoint.name}, which no other layout can express; "
             "copy the file instead"
         )
-    target = Path(target).expanduser()
     if target.suffix == "" or target.is_dir():
         _write_folder(checkpoint, checkpoint.config, target, layout)
     else:
         _write_file(checkpoint, checkpoint.config, target, layout)
     return target
+
+
+def _tell_losses(path: Path, converted: Converted, allow: Iterable[str]) -> None:
+    """Say what was left out and computed in reading; refuse to lose what was not allowed.
+
+    Raises:
+        ValueError: There are tensors that no layout knows.
+    """
+    patterns = tuple(allow)
+    lost = [
+        name
+        for name in converted.unexpected
+        if not any(fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+    if lost:
+        raise ValueError(
+            f"{path} has tensors that are not part of a ConvNeXt: {summary(lost)}; "
+            "allow leaving them out by name (allow=[...])"
+        )
+    if converted.dropped:
+        logger.info("left out: %s", summary(converted.dropped))
+    for word in converted.done:
+        logger.info("%s: %s", path, word)
 
 
 def _write_file(checkpoint: Checkpoint, config: BackboneConfig, target: Path, layout: str) -> None:
@@ -100,17 +124,9 @@ def _write_file(checkpoint: Checkpoint, config: BackboneConfig, target: Path, la
         raise ValueError(
             f"the layout {layout} has only stems of stride 4, this network has stride 2"
         )
-    if target.suffix == ".safetensors":
-        metadata = {"format": "pt", SECTION: json.dumps(_card(checkpoint).to_dict())}
-        write_atomically({target: safetensors_writer(state, metadata)})
-    elif target.suffix in TORCH_SUFFIXES:
-        content = {"model": state} if layout == "official" else state
-        write_atomically({target: torch_writer(content)})
-    else:
-        raise ValueError(
-            f"{target}: unknown ending {target.suffix!r}; use .safetensors, "
-            f"{', '.join(TORCH_SUFFIXES)} or a folder"
-        )
+    metadata = {"format": "pt", SECTION: json.dumps(_card(checkpoint).to_dict())}
+    content = {WRAPPERS[layout]: state} if layout in WRAPPERS else state
+    write_atomically({target: weights_writer(target, state, metadata, content)})
 
 
 def _card(checkpoint: Checkpoint) -> Card:

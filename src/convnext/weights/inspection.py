@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convnext.models.backbone import BackboneConfig
 from convnext.models.convnext import ConvNeXtConfig
 from convnext.models.large_kernel import RepLKNetConfig
-from convnext.weights.checkpoint import Checkpoint, is_convnext, read_checkpoint
+from convnext.weights.checkpoint import Checkpoint, is_convnext, open_weights, to_checkpoint
 from convnext.weights.layouts.layout import STATISTICS
 from convnext.weights.load_report import summary
 from convnext.weights.sources import resolve
+
+if TYPE_CHECKING:
+    from convnext.weights.detection.inspection import DetectorInspection
 
 NOTABLE_ZEROS = 0.01  # share of all parameters from which on a network counts as sparse
 
@@ -106,8 +110,10 @@ def _short(number: int) -> str:
     return f"{number / 1e6:.1f}M" if number >= 1e6 else f"{number:,}"
 
 
-def inspect(path: str | Path, *, ema: bool = True) -> Inspection:
+def inspect(path: str | Path, *, ema: bool = True) -> "Inspection | DetectorInspection":
     """Say what a checkpoint is: layout, network, classes, channels, wrappers, types, extras.
+
+    Of a detector what it is made of.
 
     Args:
         path: A file, folder or URL, or ``"MODEL.TAG"`` of the catalogue.
@@ -117,7 +123,14 @@ def inspect(path: str | Path, *, ema: bool = True) -> Inspection:
         OSError: It cannot be read.
         ValueError: It is no checkpoint of a ConvNeXt.
     """
-    return describe(read_checkpoint(resolve(path).path, ema=ema))
+    opened = open_weights(resolve(path).path, ema=ema)
+    if opened.is_detector:
+        # With torchvision, which nothing else here needs.
+        from convnext.weights.detection.checkpoint import to_detector_checkpoint
+        from convnext.weights.detection.inspection import describe_detector
+
+        return describe_detector(to_detector_checkpoint(opened))
+    return describe(to_checkpoint(opened))
 
 
 def describe(checkpoint: Checkpoint) -> Inspection:

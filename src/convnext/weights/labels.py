@@ -1,5 +1,7 @@
 """Names of the classes of the published weights."""
 
+from functools import cache
+
 
 def imagenet_labels(num_classes: int) -> tuple[tuple[str, ...] | None, dict[str, str]]:
     """WordNet ids in the order of the outputs, and words for them.
@@ -17,3 +19,15 @@ def imagenet_labels(num_classes: int) -> tuple[tuple[str, ...] | None, dict[str,
     info = ImageNetInfo(subset)
     labels = tuple(info.label_names())
     return labels, {label: info.label_name_to_description(label) for label in labels}
+
+
+@cache
+def coco_labels() -> tuple[str, ...]:
+    """The 80 classes of COCO in ascending order of their category ids.
+
+    Source: the list that torchvision carries, which has gaps for ids without images.
+    """
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+    names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    return tuple(name for name in names if name not in ("__background__", "N/A"))

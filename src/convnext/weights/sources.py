@@ -4,8 +4,14 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from convnext.models.registry import is_model
+from convnext.models.registry import is_detector_name, is_model
 from convnext.weights.catalogue import CC_BY_NC, Weights, default_tag, find, tags
+from convnext.weights.detector_catalogue import (
+    DetectorWeights,
+    default_detector_tag,
+    detector_tags,
+    find_detector,
+)
 from convnext.weights.download import fetch
 
 logger = logging.getLogger(__name__)
@@ -17,13 +23,15 @@ class Source:
 
     Attributes:
         path: File or folder on this machine.
-        entry: Entry of the catalogue if they are published weights.
+        entry: Entry of the catalogue if they are published weights of a classifier or encoder.
+        detector: Likewise of a detector.
         text: What the user gave, for messages.
     """
 
     path: Path
     entry: Weights | None
     text: str
+    detector: DetectorWeights | None = None
 
 
 def resolve(given: str | Path | bool, model: str | None = None) -> Source:
@@ -32,7 +40,7 @@ def resolve(given: str | Path | bool, model: str | None = None) -> Source:
     Args:
         given: ``True`` for the default tag of the model, a tag, ``"MODEL.TAG"``, a file, a folder,
             or an http(s) URL (``#sha256=...`` at its end is checked).
-        model: Name of the network that a tag belongs to.
+        model: Name of the network or detector that a tag belongs to.
 
     Raises:
         OSError: No such file, no network, no space.
@@ -40,21 +48,22 @@ def resolve(given: str | Path | bool, model: str | None = None) -> Source:
     """
     if given is True:
         if model is None:
-            raise ValueError("pretrained=True needs the name of a model")
-        return _published(find(model, default_tag(model)))
+            raise ValueError("pretrained=True needs the name of a model that has published weights")
+        return _published(_find(model, _default_tag(model)))
     text = str(given)
     if text.startswith(("http://", "https://")):
         return Source(fetch(text), None, text)
-    if model is not None and text in tags(model):
-        return _published(find(model, text))  # a folder of that name can be given as ./NAME
+    if model is not None and text in (*tags(model), *detector_tags(model)):
+        return _published(_find(model, text))  # a folder of that name can be given as ./NAME
     path = Path(text).expanduser()
     if path.exists():
         return Source(path, None, text)
     name, _, tag = text.partition(".")
-    if is_model(name) and tag and "/" not in text and model in (None, name):
-        return _published(find(name, tag))
+    known = is_detector_name(name) or (is_model(name) and model in (None, name))
+    if known and tag and "/" not in text:
+        return _published(_find(name, tag))
     if model is not None and not path.suffix and "/" not in text:
-        find(model, text)  # raises, naming the tags that there are
+        _find(model, text)  # raises, naming the tags that there are
     raise FileNotFoundError(
         f"{text}: no such file or folder"
         + ("" if "/" in text or path.suffix else ", and no MODEL.TAG of the catalogue")
@@ -62,10 +71,21 @@ def resolve(given: str | Path | bool, model: str | None = None) -> Source:
     )
 
 
-def _published(entry: Weights) -> Source:
+def _find(model: str, tag: str) -> Weights | DetectorWeights:
+    return find_detector(model, tag) if is_detector_name(model) else find(model, tag)
+
+
+def _default_tag(model: str) -> str:
+    return default_detector_tag(model) if is_detector_name(model) else default_tag(model)
+
+
+def _published(entry: Weights | DetectorWeights) -> Source:
     path = fetch(entry.url)
     if entry.licence == CC_BY_NC:
         logger.warning(entry.notice())
     else:
         logger.info(entry.notice())
-    return Source(path, entry, f"{entry.model}.{entry.tag}")
+    text = f"{entry.model}.{entry.tag}"
+    if isinstance(entry, DetectorWeights):
+        return Source(path, None, text, entry)
+    return Source(path, entry, text)

@@ -11,6 +11,7 @@ from convnext.weights.layouts.layout import StateDict
 # In this order: averaged weights are what such runs report.
 EMA_KEYS = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")
 PLAIN_KEYS = ("task", "network", "model", "state_dict", "model_state_dict", "module", "net")
+COUNTERS = ("n_averaged", "steps")
 PREFIXES = ("module.", "network.", "model.", "net.")
 
 
@@ -55,11 +56,11 @@ def unwrap(content: object, path: Path, *, ema: bool = True) -> Unwrapped:
         extra += [str(other) for other in content if other != key]
         wrappers.append(key)
         content = content[key]
-    # n_averaged is the counter of torch.optim.swa_utils.AveragedModel.
+    # Averaged weights come with a counter: torch.optim.swa_utils and OpenMMLab name it so.
     state = {
         key: value
         for key, value in content.items()
-        if isinstance(key, str) and isinstance(value, Tensor) and key != "n_averaged"
+        if isinstance(key, str) and isinstance(value, Tensor) and key not in COUNTERS
     }
     if not state:
         keys = ", ".join(map(str, list(content)[:5]))

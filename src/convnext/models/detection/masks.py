@@ -23,10 +23,10 @@ def mask_targets(masks: Tensor, boxes: Tensor, objects: Tensor) -> Tensor:
     """
     if not len(boxes):
         return boxes.new_zeros(0, MASK_SIDE, MASK_SIDE)
-    used, row = objects.unique(return_inverse=True)
+    used, row = torch.unique(objects, return_inverse=True)
     rois = torch.cat([row[:, None].to(boxes), boxes], 1)
     bitmaps = masks[used][:, None].to(boxes.dtype)
-    targets = roi_align(bitmaps, rois, MASK_SIDE, 1.0, 0, aligned=True)
+    targets: Tensor = roi_align(bitmaps, rois, MASK_SIDE, 1.0, 0, aligned=True)
     return (targets[:, 0] >= THRESHOLD).to(boxes.dtype)
 
 

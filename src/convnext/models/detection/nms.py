@@ -42,7 +42,7 @@ def best_of_classes(
 def _softened(boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
     """Scores times (1 - IoU) for each better box of the class that covers more than half."""
     scores = scores.clone()
-    for label in labels.unique():
+    for label in torch.unique(labels):
         own = torch.nonzero(labels == label)[:, 0]
         overlaps = iou(boxes[own], boxes[own])
         decay = torch.where(overlaps > NMS_IOU, 1 - overlaps, torch.ones_like(overlaps))

@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from convnext.models.detection.boxes import at_least_fp32
+from convnext.models.detection.roi_align import aligned_roi_align
 
 __all__ = ["pool", "with_image"]
 
@@ -41,6 +41,6 @@ def pool(levels: list[Tensor], rois: Tensor, size: int) -> Tensor:
         here = torch.nonzero(wanted == i)[:, 0]
         features = at_least_fp32(level)
         # Also without boxes, so that every level is part of the graph.
-        read = roi_align(features, rois[here].to(features), size, 0.25 / 2**i, 0, aligned=True)
+        read = aligned_roi_align(features, rois[here].to(features), size, 0.25 / 2**i)
         pooled = pooled.index_put((here,), read.to(pooled))
     return pooled

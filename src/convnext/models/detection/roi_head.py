@@ -168,7 +168,7 @@ class RoIHead(nn.Module):
             losses |= {prefix + name: stage.weight * loss for name, loss in found.items()}
             if number + 1 < len(self.stages):
                 moved = self._refined(stage, logits, deltas, rois, sizes, batch.labels)
-                parts = moved.split([len(s.boxes) for s in samples])
+                parts = torch.split(moved, [len(s.boxes) for s in samples])
                 proposals = [part[~s.is_object] for part, s in zip(parts, samples, strict=True)]
         return losses
 
@@ -227,7 +227,7 @@ class RoIHead(nn.Module):
         probabilities = (total / len(self.stages)).softmax(1)
         boxes = decode(rois[:, 1:], deltas, self.stages[-1].stds)
         boxes = clip(boxes, sizes[rois[:, 0].long()])
-        return list(probabilities.split(counts)), list(boxes.split(counts))
+        return list(torch.split(probabilities, counts)), list(torch.split(boxes, counts))
 
     def mask_probabilities(
         self, levels: list[Tensor], boxes: list[Tensor], labels: list[Tensor]
@@ -237,7 +237,7 @@ class RoIHead(nn.Module):
         pooled = pool(levels, rois, MASK_BINS)
         rows = torch.arange(len(rois), device=rois.device)
         found = [at_least_fp32(head(pooled))[rows, classes].sigmoid() for head in self.mask_heads]
-        return list(torch.stack(found).mean(0).split([len(b) for b in boxes]))
+        return list(torch.split(torch.stack(found).mean(0), [len(b) for b in boxes]))
 
 
 class _Drawn(NamedTuple):

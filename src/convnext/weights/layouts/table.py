@@ -12,11 +12,12 @@ from convnext.weights.architecture import infer_config, model_name
 from convnext.weights.layouts.fcmae import FCMAE
 from convnext.weights.layouts.layout import Converted, Layout, StateDict
 from convnext.weights.layouts.official import OFFICIAL, OFFICIAL_ISOTROPIC
+from convnext.weights.layouts.openmmlab import OPENMMLAB, OPENMMLAB_BODY
 from convnext.weights.layouts.ours import OURS, OURS_REPLKNET
 from convnext.weights.layouts.replknet import REPLKNET, REPLKNET_MERGED
 from convnext.weights.layouts.settling import settle
 from convnext.weights.layouts.slak import SLAK, SLAK_MERGED
-from convnext.weights.layouts.timm import CONV_MLP, TIMM
+from convnext.weights.layouts.timm import CONV_MLP, TIMM, TIMM_FEATURES
 from convnext.weights.layouts.torchvision import TORCHVISION
 from convnext.weights.layouts.transformers import (
     TRANSFORMERS_BARE,
@@ -35,10 +36,13 @@ LAYOUTS = (
     REPLKNET_MERGED,
     FCMAE,
     TIMM,
+    TIMM_FEATURES,
     TORCHVISION,
     TRANSFORMERS_V1,
     TRANSFORMERS_V2,
     TRANSFORMERS_BARE,
+    OPENMMLAB,
+    OPENMMLAB_BODY,
 )
 LAYOUT_NAMES = tuple(dict.fromkeys(layout.name for layout in LAYOUTS))
 _BLOCK = re.compile(r"\.blocks\.\d+\.(large\.)?dwconv\.((square|tall)\.conv\.)?weight\Z")
@@ -114,7 +118,13 @@ def from_convnext(state: Mapping[str, Tensor], layout: str) -> StateDict:
         if config.grn and config.layer_scale_init_value > 0:
             raise ValueError("the layout transformers has no network with both GRN and layer scale")
         return (TRANSFORMERS_V2 if config.grn else TRANSFORMERS_V1).write(state)
-    return {"official": OFFICIAL, "fcmae": FCMAE, "torchvision": TORCHVISION}[layout].write(state)
+    others = {
+        "official": OFFICIAL,
+        "fcmae": FCMAE,
+        "torchvision": TORCHVISION,
+        "openmmlab": OPENMMLAB,
+    }
+    return others[layout].write(state)
 
 
 def _large_kernels(config: ConvNeXtConfig | RepLKNetConfig, layout: str) -> Layout:

@@ -1,4 +1,4 @@
-"""Layout of timm's ConvNeXt, V1 and V2. timm has no isotropic network.
+"""Layouts of timm's ConvNeXt, V1 and V2, whole and as features. timm has no isotropic network.
 
 Source: huggingface/pytorch-image-models, timm/models/convnext.py, names of its state dict.
 """
@@ -22,6 +22,17 @@ TIMM = Layout(
         Row("stages.{i}.blocks.{j}.pwconv2.*", "stages.{i}.blocks.{j}.mlp.fc2.*"),
         Row("norm.*", "head.norm.*"),
         Row("head.*", "head.fc.*"),
+    ),
+)
+
+# With features_only the first dot of stem and stages is an underscore.
+TIMM_FEATURES = Layout(
+    "timm",
+    "timm (features_only)",
+    tuple(
+        Row(row.ours, row.theirs.replace(".", "_", 1), row.shape)
+        for row in TIMM.rows
+        if row.theirs.startswith(("stem.", "stages."))
     ),
 )
 

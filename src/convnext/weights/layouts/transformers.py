@@ -1,9 +1,13 @@
 """Layouts of transformers: ConvNext and ConvNextV2, with and without the classifier around them.
 
+The model alone may be a backbone, which has a norm for each of its maps besides.
+
 Source: huggingface/transformers, models/convnext and models/convnextv2, names of their state dicts.
 """
 
 from convnext.weights.layouts.layout import Layout, Row
+
+MAP_NORMS = "hidden_states_norms."
 
 
 def _layout(prefix: str, title: str) -> Layout:
@@ -28,6 +32,7 @@ def _layout(prefix: str, title: str) -> Layout:
             Row("norm.*", f"{prefix}layernorm.*"),
             Row("head.*", "classifier.*"),
         ),
+        dropped=(MAP_NORMS,),
     )
 
 

@@ -1,0 +1,203 @@
+"""Images with boxes and masks as padded batches; augmentation is a function of the key alone."""
+
+import hashlib
+import math
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple, NotRequired, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from convnext.data.config import DetectionDataConfig
+from convnext.data.dataset import Key
+from convnext.data.detection.rle import decode_masks
+from convnext.data.detection.source import DetectionSource
+from convnext.data.detection.transforms import (
+    Grid,
+    apply_to_boxes,
+    apply_to_pixels,
+    eval_steps,
+    mask_grid,
+    train_steps,
+)
+
+DIVISOR = 32  # the network halves its input five times
+SMALLEST_SIDE = 32  # smaller images do not train
+
+
+class DetectionBatch(TypedDict):
+    """Images of several sizes in one tensor, with their objects when training.
+
+    image (N, C, H, W) float32, normalised, zeros below and to the right of each image, H and W
+    multiples of 32; size (N, 2) int64, height and width of each image inside; original (N, 2)
+    int64, those of the picture it was made of; index (N,) int64, rows of the source, -1 = does not
+    count. Training only: boxes, N tensors (n, 4) float32, x1, y1, x2, y2 in pixels of `image`;
+    labels, N tensors (n,) int64; masks, N tensors (n, h, w) uint8 of the size of each image.
+    """
+
+    image: Tensor
+    size: Tensor
+    original: Tensor
+    index: Tensor
+    boxes: NotRequired[list[Tensor]]
+    labels: NotRequired[list[Tensor]]
+    masks: NotRequired[list[Tensor]]
+
+
+class View(NamedTuple):
+    """One image on its way into a batch: (C, h, w) uint8, and its objects when training.
+
+    Of the masks it holds the run lengths, and which of their pixels belong into the batch.
+    """
+
+    pixels: Tensor
+    original: tuple[int, int]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    rles: Sequence[bytes] = ()
+    grid: Grid | None = None
+
+
+class DetectionDataset:
+    """A source as a map from keys to padded batches.
+
+    Args:
+        source: the images and objects.
+        config: sizes, normalisation and augmentation.
+        train: augment, and give the objects.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self, source: DetectionSource, config: DetectionDataConfig, *, train: bool, seed: int = 0
+    ) -> None:
+        self.source = source
+        self.config = config
+        self.train = train
+        self.seed = seed
+        self._masks = train and config.masks and source.has_masks
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def fetch(self, keys: Sequence[Key]) -> DetectionBatch:
+        """The views of several keys as one batch.
+
+        Raises:
+            ValueError: naming the file that is no readable image, or not of the annotated size.
+            OSError: if a file cannot be read.
+        """
+        views = [self.view(key) for key in keys]
+        batch = collate([(view.pixels, view.original) for view in views], self.config)
+        batch["index"] = torch.tensor([key.image for key in keys])
+        if self.train:
+            # Parts of one tensor each: a loader process passes every tensor by a file descriptor.
+            counts = [len(view.labels) for view in views]
+            boxes = torch.from_numpy(np.concatenate([view.boxes for view in views]))
+            labels = torch.from_numpy(np.concatenate([view.labels for view in views]))
+            batch["boxes"] = list(torch.split(boxes, counts))
+            batch["labels"] = list(torch.split(labels, counts))
+            if self._masks:
+                batch["masks"] = _masks(views)
+        return batch
+
+    def view(self, key: Key) -> View:
+        """One image of a batch, not yet normalised; raises as `fetch`."""
+        row = max(key.image, 0)
+        picture = self.source.read(row, self.config.in_chans)
+        pixels = to_pixels(picture)
+        height, width = pixels.shape[:2]
+        if not self.train:
+            none = np.empty((0, 4), np.float32), np.empty(0, np.int64)
+            steps = eval_steps(height, width, self.config)
+            return View(apply_to_pixels(pixels, steps), (height, width), *none)
+        steps = train_steps(height, width, self.config, self._random(key, row))
+        objects = self.source.objects(row)
+        boxes = apply_to_boxes(objects.boxes, height, width, steps)
+        kept = objects.trains & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        view = View(
+            apply_to_pixels(pixels, steps), (height, width), boxes[kept], objects.labels[kept]
+        )
+        if not self._masks:
+            return view
+        assert objects.rles is not None, "the source has masks"
+        rles = [objects.rles[k] for k in np.flatnonzero(kept)]
+        return view._replace(rles=rles, grid=mask_grid(height, width, steps))
+
+    def _random(self, key: Key, row: int) -> np.random.RandomState:
+        numbers = struct.pack("4q", self.seed, key.epoch, row, key.repeat)
+        digest = hashlib.blake2b(numbers, digest_size=16).digest()
+        # RandomState's stream is frozen for all versions of numpy.
+        return np.random.RandomState(np.frombuffer(digest, np.uint32))
+
+
+def detection_dataset(
+    source: DetectionSource, config: DetectionDataConfig, *, train: bool, seed: int = 0
+) -> DetectionDataset:
+    """A source with the training augmentation, or with the fixed evaluation view.
+
+    Training leaves out images with a side below 32 pixels and, unless `negatives` are wanted, those
+    without any annotated object (a crowd counts as one); `dataset.source` holds those that are
+    left, and `index` of a batch numbers them.
+
+    Raises:
+        ValueError: if no image is left to train on.
+
+    Source: Liu et al. 2022, Appendix A.3, whose code filters so.
+    """
+    if train:
+        keep = source.sizes().min(axis=1, initial=1 << 30) >= SMALLEST_SIDE
+        if not config.negatives:
+            keep &= source.num_objects() > 0
+        if not keep.any():
+            raise ValueError(
+                f"{config.path}: no image to train on; each of the {len(source)} has no object or "
+                f"a side below {SMALLEST_SIDE} pixels"
+            )
+        source = source.subset(np.flatnonzero(keep))
+    return DetectionDataset(source, config, train=train, seed=seed)
+
+
+def collate(
+    images: Sequence[tuple[Tensor, tuple[int, int]]], config: DetectionDataConfig
+) -> DetectionBatch:
+    """Images (C, h, w) uint8, each with its original size, as one normalised, padded batch.
+
+    Every `index` is left at 0.
+    """
+    sizes = torch.tensor([list(pixels.shape[1:]) for pixels, _ in images])
+    height, width = (-(-sizes // DIVISOR) * DIVISOR).amax(0).tolist()
+    mean = 255 * torch.tensor(config.channel_mean).view(-1, 1, 1)
+    scale = 1 / (255 * torch.tensor(config.channel_std).view(-1, 1, 1))
+    batch = torch.zeros(len(images), config.in_chans, height, width)
+    for place, (pixels, _) in zip(batch, images, strict=True):
+        part = place[:, : pixels.shape[1], : pixels.shape[2]]
+        part.copy_(pixels).sub_(mean).mul_(scale)
+    return {
+        "image": batch,
+        "size": sizes,
+        "original": torch.tensor([original for _, original in images]),
+        "index": torch.zeros(len(images), dtype=torch.int64),
+    }
+
+
+def to_pixels(picture: Image.Image) -> NDArray[np.uint8]:
+    """A picture as (H, W, C) uint8, its own copy."""
+    pixels = np.array(picture)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _masks(views: Sequence[View]) -> list[Tensor]:
+    """The masks of several images, (n, h, w) uint8 each, as parts of one tensor."""
+    shapes = [(len(view.rles), *view.pixels.shape[1:]) for view in views]
+    store = torch.zeros(sum(map(math.prod, shapes)), dtype=torch.uint8)
+    parts = torch.split(store, [math.prod(shape) for shape in shapes])
+    masks = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+    for mask, view in zip(masks, views, strict=True):
+        assert view.grid is not None, "views with masks"
+        decode_masks(view.rles, view.original, view.grid, mask.numpy())
+    return masks

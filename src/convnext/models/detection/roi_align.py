@@ -1,0 +1,133 @@
+"""RoIAlign on a CPU as a sparse matrix: each bin is a weighted sum of a few cells.
+
+Bilinear samples on a grid, averaged in bins, are separable: what a cell counts in a bin is a factor
+of its row times one of its column. So the matrix is built once for all channels, and pooling and
+its gradient are two products with it, which use all threads and vector units; torchvision's kernel
+for CPUs works the weights out again for every channel, on one thread.
+"""
+
+import warnings
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torchvision.ops import roi_align
+
+__all__ = ["aligned_roi_align"]
+
+MOST_WEIGHTS = 1 << 26  # of a dense form of the matrix, before zeros are left out
+
+
+def aligned_roi_align(x: Tensor, rois: Tensor, size: int, scale: float) -> Tensor:
+    """Averages of bilinear samples in size x size bins of boxes, half a pixel taken off.
+
+    Args:
+        x: (N, C, H, W), in fp32 or fp64.
+        rois: (n, 5), number of the image and box in pixels; n may be 0. They get no gradient.
+        size: bins along each side; each has as many samples as it needs.
+        scale: of boxes to cells of x.
+
+    Returns:
+        (n, C, size, size).
+
+    Source: He et al., Mask R-CNN, section 3.
+    """
+    plain = x.device.type != "cpu" or not torch.backends.mkl.is_available()
+    if not (plain or torch.compiler.is_compiling() or torch.jit.is_tracing()) and len(rois):
+        _quieten()
+        matrix = _matrix(rois, x.shape, size, scale)
+        if matrix is not None:
+            result: Tensor = _Product.apply(x, matrix, size)
+            return result
+    result = roi_align(x, rois, size, scale, 0, aligned=True)
+    return result
+
+
+class _Product(Function):
+    """A matrix (n * size * size, N * H * W) times the cells of maps, and the gradient of these."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: Tensor, size: int) -> Tensor:
+        ctx.matrix, ctx.shape = matrix, x.shape
+        cells = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+        with torch.autocast("cpu", enabled=False):
+            bins = matrix @ cells
+        return bins.view(-1, size, size, x.shape[1]).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        n, c, height, width = ctx.shape
+        bins = grad.permute(0, 2, 3, 1).reshape(-1, c)
+        with torch.autocast("cpu", enabled=False):
+            cells = ctx.matrix.t() @ bins
+        return cells.view(n, height, width, c).permute(0, 3, 1, 2), None, None
+
+
+def _matrix(rois: Tensor, shape: torch.Size, size: int, scale: float) -> Tensor | None:
+    """What each cell of the maps counts in each bin of the boxes, as a CSR matrix.
+
+    None where boxes have so many cells to a bin that torchvision's kernel needs less memory.
+    """
+    n, _, height, width = shape
+    low = rois[:, 1:3] * scale - 0.5
+    side = (rois[:, 3:] - rois[:, 1:3]) * scale
+    rows, row_weights = _taps(low[:, 1], side[:, 1], size, height)
+    columns, column_weights = _taps(low[:, 0], side[:, 0], size, width)
+    if len(rois) * size**2 * rows.shape[2] * columns.shape[2] > MOST_WEIGHTS:
+        return None
+    # (boxes, bins down, bins across, cells down, cells across)
+    weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
+    cells = rows[:, :, None, :, None] * width + columns[:, None, :, None, :]
+    cells = cells + (rois[:, 0].long() * (height * width)).view(-1, 1, 1, 1, 1)
+    counts = weights != 0
+    ends = torch.zeros(len(rois) * size**2 + 1, dtype=torch.int64)
+    torch.cumsum(counts.sum((3, 4)).flatten(), 0, out=ends[1:])
+    return torch.sparse_csr_tensor(
+        ends,
+        cells[counts],
+        weights[counts],
+        (len(rois) * size**2, n * height * width),
+        check_invariants=False,
+    )
+
+
+def _taps(low: Tensor, side: Tensor, bins: int, limit: int) -> tuple[Tensor, Tensor]:
+    """Cells along one axis that boxes are read from, and what each counts.
+
+    Args:
+        low: (n,) where the boxes begin, in cells.
+        side: (n,) their length.
+        bins: number of bins along it.
+        limit: cells of the map along the axis.
+
+    Returns:
+        Numbers of cells and weights, both (n, bins, T): T neighbouring cells for each bin, those
+        that do not count with weight 0.
+    """
+    samples = (side / bins).ceil()[:, None, None]  # of a bin
+    number = torch.arange(max(1, int(samples.max())), dtype=low.dtype)
+    bin_number = torch.arange(bins, dtype=low.dtype)[:, None]
+    step = side[:, None, None] / bins
+    place = low[:, None, None] + bin_number * step + (number + 0.5) * step / samples
+    counts = (number < samples) & (place >= -1) & (place <= limit)
+    share = torch.where(counts, 1 / samples, torch.zeros_like(place))
+    place = torch.where(counts, place, torch.zeros_like(place)).clamp(0, limit - 1)
+    cell = place.floor()
+    beyond, cell = place - cell, cell.long()
+    first = torch.where(counts, cell, limit).amin(-1, keepdim=True).clamp(max=limit - 1)
+    offset = (cell - first).clamp(min=0)
+    taps = int(offset.max()) + 2
+    weights = low.new_zeros(len(low), bins, taps)
+    weights.scatter_add_(2, offset, (1 - beyond) * share)
+    weights.scatter_add_(2, offset + 1, beyond * share)
+    return first + torch.arange(taps), weights
+
+
+@cache
+def _quieten() -> None:
+    """Swallow what torch says, once, about sparse matrices being new."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        torch.eye(1).to_sparse_csr()
