@@ -8,6 +8,7 @@ import tyro
 
 from convnext.cli.parse import parse
 from convnext.cli.tables import print_table
+from convnext.models.registry import is_detector_name
 
 __all__ = ["bench"]
 
@@ -83,8 +84,7 @@ COLUMNS = {
 DETECTOR_COLUMNS = {
     "detector": "detector",
     "data": "pre-trained",
-    "height": "height",
-    "width": "width",
+    "size": "px",
     "dtype": "dtype",
     "batch_size": "batch",
     "params": "M params",
@@ -109,9 +109,7 @@ DETECTION_TABLES = ("table3", "v2table6")
 def bench(arguments: list[str]) -> int:
     """Measure, and print the table."""
     args = parse(BenchArguments, arguments, "bench")
-    from convnext.models.registry import all_detectors
-
-    if args.like in DETECTION_TABLES or all_detectors(args.networks):
+    if args.like in DETECTION_TABLES or _all_detectors(args.networks):
         return _bench_detectors(args)
     from convnext.run.bench import BenchConfig, bench, like
     from convnext.run.loading import pick_device
@@ -157,6 +155,15 @@ def bench(arguments: list[str]) -> int:
         False,
         "network to measure",
     )
+
+
+def _all_detectors(names: tuple[str, ...]) -> bool:
+    there = [is_detector_name(name) for name in names]
+    if any(there) and not all(there):
+        raise ValueError(
+            "detectors are counted by another rule than networks that classify: bench them apart"
+        )
+    return any(there)
 
 
 def _bench_detectors(args: BenchArguments) -> int:

@@ -38,15 +38,30 @@ class EvaluateArguments:
     """Likewise, by a linear classifier on the frozen features."""
     image_size: int | None = None
     """Side of the images for --knn and --linear, in pixels; by default as the weights say."""
+    tta: bool = False
+    """Detectors: see each image at three sizes and mirrored; six times the time."""
 
 
 def evaluate(arguments: list[str]) -> int:
-    """Score a classifier on labelled images."""
+    """Score a classifier on labelled images, or a detector on annotated ones."""
     args = parse(EvaluateArguments, arguments, "evaluate")
     if args.knn or args.linear:
         return _probe(args)
-    from convnext.run import evaluate
+    from convnext.run import detects, evaluate, evaluate_objects
 
+    if detects(args.target):
+        evaluate_objects(
+            args.target,
+            data=args.data,
+            split=args.split,
+            out=Path(args.out) if args.out else None,
+            tta=args.tta,
+            batch_size=min(args.batch_size, 4),  # they are padded to one size
+            workers=args.workers,
+            device=args.device,
+        )
+        return 0
+    _only_detectors(args.target, tta=args.tta)
     evaluate(
         args.target,
         data=args.data,
@@ -57,6 +72,13 @@ def evaluate(arguments: list[str]) -> int:
         device=args.device,
     )
     return 0
+
+
+def _only_detectors(target: str, **options: bool) -> None:
+    """Refuse options that mean nothing for a classifier."""
+    for name, given in options.items():
+        if given:
+            raise ValueError(f"--{name} is for detectors; {target} is a classifier")
 
 
 def _probe(args: EvaluateArguments) -> int:
@@ -90,11 +112,18 @@ class PredictArguments:
     csv: str = ""
     """Write the predictions to this CSV file."""
     json: str = ""
-    """Write the predictions to this file, one JSON object a line."""
+    """Write the predictions to this file: one JSON object a line, of detectors a list of results
+    in COCO form."""
     topk: int = 5
     """How many classes to give for each image."""
     cam: str = ""
     """Folder for pictures that show what spoke for the predicted class (Grad-CAM)."""
+    draw: str = ""
+    """Detectors: folder for the pictures with boxes, masks and names."""
+    threshold: float | None = None
+    """Detectors: least score of an object, by default 0.5."""
+    tta: bool = False
+    """Detectors: see each image at three sizes and mirrored; six times the time."""
     batch_size: int = 64
     """Images a batch."""
     workers: int = -1
@@ -104,10 +133,15 @@ class PredictArguments:
 
 
 def predict(arguments: list[str]) -> int:
-    """Classify images; status 1 when some could not be read."""
+    """Classify images, or find objects in them; status 1 when some could not be read."""
     args = parse(PredictArguments, arguments, "predict")
-    from convnext.run import predict
+    from convnext.run import detects, predict
 
+    if detects(args.target):
+        return _predict_objects(args)
+    _only_detectors(
+        args.target, draw=bool(args.draw), threshold=args.threshold is not None, tta=args.tta
+    )
     outcome = predict(
         args.target,
         [Path(path) for path in args.paths],
@@ -116,6 +150,26 @@ def predict(arguments: list[str]) -> int:
         cam=Path(args.cam) if args.cam else None,
         topk=args.topk,
         batch_size=args.batch_size,
+        workers=args.workers,
+        device=args.device,
+    )
+    return 1 if outcome.unreadable else 0
+
+
+def _predict_objects(args: PredictArguments) -> int:
+    from convnext.run.detection_prediction import THRESHOLD, predict_objects
+
+    if args.cam:
+        raise ValueError(f"--cam is for classifiers; {args.target} is a detector (--draw FOLDER)")
+    outcome = predict_objects(
+        args.target,
+        [Path(path) for path in args.paths],
+        csv=Path(args.csv) if args.csv else None,
+        json=Path(args.json) if args.json else None,
+        draw=Path(args.draw) if args.draw else None,
+        threshold=THRESHOLD if args.threshold is None else args.threshold,
+        tta=args.tta,
+        batch_size=min(args.batch_size, 4),  # they are padded to one size
         workers=args.workers,
         device=args.device,
     )

@@ -30,7 +30,8 @@ class ConvertArguments:
     out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
     """Where to write: a .safetensors or .pth file, or a folder."""
     layout: str = "convnext"
-    """Layout to write: convnext, timm, transformers, official, torchvision, fcmae."""
+    """Layout to write: convnext, timm, transformers, official, openmmlab, torchvision, fcmae;
+    detectors have the first five."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,10 +108,12 @@ def check_images(splits: Splits[S], config: ImagesConfig) -> Splits[S]:
     return without(splits, bad, tuple(reasons))
 
 
-def track(parts: Iterable[list[R]], total: int, label: str) -> Iterator[list[R]]:
+def track(
+    parts: Iterable[list[R]], total: int, label: str, *, unit: str = "img"
+) -> Iterator[list[R]]:
     """Pass lists on and show how many items went by: a bar on a terminal, else a line at times."""
     if sys.stderr.isatty():
-        with tqdm(total=total, desc=label, unit="img") as bar:
+        with tqdm(total=total, desc=label, unit=unit) as bar:
             for part in parts:
                 bar.update(len(part))
                 yield part

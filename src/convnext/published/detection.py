@@ -84,7 +84,5 @@ DETECTION_ROWS = (
 def detection_rows(table: str = "", detector: str = "") -> list[DetectionRow]:
     """The lines of a table, or of a detector, or both; in the tables' order."""
     return [
-        row
-        for row in DETECTION_ROWS
-        if table in ("", row.table) and detector in ("", row.detector)
+        row for row in DETECTION_ROWS if table in ("", row.table) and detector in ("", row.detector)
     ]

@@ -127,9 +127,7 @@ def bench_detectors(config: DetectorBench, *, say: Callable[[str], None] = say_l
             measured = {
                 "batch_size": config.batch_size,
                 "dtype": dtype,
-                "images_per_second": round(
-                    config.batch_size / statistics.median(times[name]), 3
-                ),
+                "images_per_second": round(config.batch_size / statistics.median(times[name]), 3),
                 "spread_percent": round(spread(times[name]), 1),
                 "seconds_a_batch": times[name],
             }
@@ -147,8 +145,7 @@ def _lines(name: str, cost: DetectorCost, config: DetectorBench) -> list[Row]:
     """A row for each line of the papers about a detector, or one without their numbers."""
     own = {
         "detector": name,
-        "height": cost.size[0],
-        "width": cost.size[1],
+        "size": f"{cost.size[1]}x{cost.size[0]}",
         "params": cost.params,
         "gflops": round(cost.flops / GIGA, 3),
         **{word: round(cost.parts.get(part, 0) / GIGA, 3) for word, part in PARTS.items()},

@@ -26,11 +26,11 @@ from convnext.report.data import ReportData
 from convnext.report.html import write_report
 from convnext.run.conclusion import COST_BATCH, summary_line
 from convnext.run.examples import examples
-from convnext.run.folder import command_line, say_line, versions, write_text
+from convnext.run.folder import RunFolder, command_line, say_line, versions, write_text
 from convnext.run.loading import Loaded, data_config, load_network, pick_device
 from convnext.run.scoring import score
 
-__all__ = ["Split", "evaluate"]
+__all__ = ["Split", "default_out", "evaluate", "same_place"]
 
 Split = Literal["auto", "train", "val", "test", "all"]
 MAX_ROWS = 40  # of the table of classes
@@ -79,7 +79,7 @@ def evaluate(
     say(class_table(result))
     say(summary_line(name, result))
     say(calibration_line(result))
-    out = out or _default_out(loaded, target, name)
+    out = out or default_out(loaded.run, target, name)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "evaluation.json", json.dumps(result.to_json(), indent=2) + "\n")
     shape = (config.in_chans, config.image_size, config.image_size)
@@ -109,7 +109,7 @@ def _open(loaded: Loaded, data: str, split: Split, workers: int) -> tuple[Source
     recipe = Recipe.from_file(loaded.run.recipe_file) if loaded.run is not None else None
     if not data and recipe is None:
         raise ValueError("no images: --data DIR names the labelled images")
-    if recipe is not None and (not data or _same_place(data, recipe.images.path)):
+    if recipe is not None and (not data or same_place(data, recipe.images.path)):
         return _open_own(loaded, replace(recipe.images, workers=workers), split)
     config = data_config(loaded.preprocessing, chans, path=data, workers=workers)
     source, classes, name = open_for_evaluation(
@@ -138,13 +138,15 @@ def _open_own(loaded: Loaded, config: DataConfig, split: Split) -> tuple[Source,
     return parts[name], config, name
 
 
-def _same_place(one: str, other: str) -> bool:
+def same_place(one: str, other: str) -> bool:
+    """Whether two names of data mean the same place."""
     return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
-def _default_out(loaded: Loaded, target: str, split: str) -> Path:
-    if loaded.run is not None:
-        return loaded.run.path / f"evaluate-{split}"
+def default_out(run: RunFolder | None, target: str, split: str) -> Path:
+    """Where scores go: into the run, else into a folder of their own in `runs/`."""
+    if run is not None:
+        return run.path / f"evaluate-{split}"
     name = re.sub(r"[^\w.-]+", "_", Path(target).name)
     return Path("runs") / f"evaluate-{name}-{split}"
 

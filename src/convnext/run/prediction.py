@@ -19,7 +19,7 @@ from convnext.run.folder import say_line
 from convnext.run.loading import Loaded, data_config, load_network, pick_device
 from convnext.run.scoring import progress
 
-__all__ = ["Predicted", "predict"]
+__all__ = ["Predicted", "predict", "whole_file"]
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ def predict(
     with ExitStack() as stack:
         sinks: list[Sink] = []
         if csv is not None:
-            sinks.append(CsvSink(stack.enter_context(_whole_file(csv)), loaded, topk))
+            sinks.append(CsvSink(stack.enter_context(whole_file(csv)), loaded, topk))
         if json is not None:
-            sinks.append(JsonSink(stack.enter_context(_whole_file(json))))
+            sinks.append(JsonSink(stack.enter_context(whole_file(json))))
         if not sinks:
             sinks.append(Lines(say))
         num_images = 0
@@ -161,7 +161,7 @@ def _write_cams(
 
 
 @contextmanager
-def _whole_file(path: Path) -> Iterator[TextIO]:
+def whole_file(path: Path) -> Iterator[TextIO]:
     """A text file that appears under its name only when it is complete."""
     part = path.with_name(f"{path.name}.part")
     try:

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from convnext.data.detection.collect import Annotated, Box, Collector
 from convnext.data.detection.header import header_size
+from convnext.data.scan import track
 
 _SAMPLE = 20
+_MANY = 30_000  # annotations; reading more takes seconds
 
 
 def read_coco(path: Path, folders: list[Path], *, masks: bool) -> Annotated:
@@ -30,7 +33,7 @@ def read_coco(path: Path, folders: list[Path], *, masks: bool) -> Annotated:
     root, short = _root(path, content["images"], folders)
     collector = Collector(str(path), str(root), masks=masks, keep_unfit=True)
     rows = _add_images(path, root, short, content["images"], collector)
-    for i, entry in _entries(path, content, "annotations"):
+    for i, entry in _shown(path, content):
         _add_annotation(path, i, entry, rows, label_of, collector)
     return collector.finish(category_ids, names)
 
@@ -163,6 +166,18 @@ def _entries(
         if not isinstance(entry, dict):
             raise ValueError(f"{path}: {key}[{i}] is {entry!r:.40}, not an object with fields")
         yield i, entry
+
+
+def _shown(path: Path, content: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The annotations, with a progress bar where there are many."""
+    entries = _entries(path, content, "annotations")
+    total = len(content["annotations"])
+    if total < _MANY:
+        yield from entries
+        return
+    pieces = iter(lambda: list(islice(entries, 1000)), [])
+    for piece in track(pieces, total, f"reading {path.name}", unit="objects"):
+        yield from piece
 
 
 def _id(entry: Mapping[str, Any], key: str) -> int:

@@ -115,7 +115,9 @@ class Collector:
             self.note("clipped_box", f"{name}: box {_box(item.box)}, image {width}x{height}")
         mask = self._encode(item, fit, height, width, name) if self._masks else b""
         if mask is not None:
-            self._objects[row].append((item, fit and not item.crowd, mask))
+            # Without the polygons: those of a large set would fill the memory.
+            kept = item._replace(segmentation=None)
+            self._objects[row].append((kept, fit and not item.crowd, mask))
 
     def finish(self, category_ids: Sequence[int], classes: Sequence[str]) -> Annotated:
         """The collected images as a source, with what was noted."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from convnext.data.detection.coco import read_coco
 from convnext.data.detection.collect import Annotated
+from convnext.data.detection.stored import read_stored
 from convnext.data.detection.voc import find_voc, read_voc, split_lists
 from convnext.data.detection.yolo import (
     class_names,
@@ -120,7 +121,8 @@ def _by_split(files: list[Path]) -> dict[str, Path]:
 
 def _coco(file: Path, folder: Path, split: str, masks: bool) -> Reader:
     def read() -> Annotated:
-        return read_coco(file, _image_folders(file, folder, split), masks=masks)
+        folders = _image_folders(file, folder, split)
+        return read_stored(file, masks, lambda: read_coco(file, folders, masks=masks))
 
     return read
 

@@ -93,12 +93,12 @@ def decode_masks(
     objects = [{"size": size, "counts": rle} for rle in rles]
     boxes = coco_mask.toBbox(objects).astype(np.int64)  # x, y, w, h; whole numbers
     height = size[0]
-    for i, ((x, y, w, h), item) in enumerate(zip(boxes.tolist(), objects, strict=True)):
+    for i, ((x, y, w, h), rle) in enumerate(zip(boxes.tolist(), rles, strict=True)):
         across = _span(columns, x, x + w)
         down = _span(rows, y, y + h)
         if across.start == across.stop or down.start == down.stop:
             continue
-        upright = _columns(run_lengths(item["counts"]), height, x, w)
+        upright = _columns(run_lengths(rle), height, x, w)
         part = upright[columns[across] - x][:, rows[down]]
         out[i, down, across] = part.T
 

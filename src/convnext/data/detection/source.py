@@ -17,15 +17,22 @@ class PackedBytes(Sequence[bytes]):
 
     def __init__(self, parts: Sequence[bytes]) -> None:
         lengths = np.fromiter((len(part) for part in parts), np.int64, len(parts))
-        self._ends = np.cumsum(lengths)
-        self._bytes = np.frombuffer(b"".join(parts), np.uint8)
+        self.ends: NDArray[np.int64] = np.cumsum(lengths)
+        self.bytes: NDArray[np.uint8] = np.frombuffer(b"".join(parts), np.uint8)
+
+    @classmethod
+    def of(cls, ends: NDArray[np.int64], content: NDArray[np.uint8]) -> Self:
+        """The strings whose arrays these are."""
+        packed = cls(())
+        packed.ends, packed.bytes = ends, content
+        return packed
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self.ends)
 
     def __getitem__(self, i: int) -> bytes:  # type: ignore[override] # slices are not needed
-        start = int(self._ends[i - 1]) if i else 0
-        return self._bytes[start : int(self._ends[i])].tobytes()
+        start = int(self.ends[i - 1]) if i else 0
+        return self.bytes[start : int(self.ends[i])].tobytes()
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,11 @@ class DetectionSource(FileSource):
         rows = self.object_rows()
         labels = self._table.labels[rows[self._table.trains[rows]]]
         return np.bincount(labels, minlength=num_classes)
+
+    @property
+    def root(self) -> str:
+        """The folder that keys start from."""
+        return self._root
 
     @property
     def table(self) -> Table:

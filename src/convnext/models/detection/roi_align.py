@@ -34,8 +34,8 @@ def aligned_roi_align(x: Tensor, rois: Tensor, size: int, scale: float) -> Tenso
 
     Source: He et al., Mask R-CNN, section 3.
     """
-    plain = x.device.type != "cpu" or not torch.backends.mkl.is_available()
-    if not (plain or torch.compiler.is_compiling() or torch.jit.is_tracing()) and len(rois):
+    traced = torch.compiler.is_compiling() or isinstance(x, torch._subclasses.FakeTensor)
+    if x.device.type == "cpu" and torch._C.has_mkl and len(rois) and not traced:
         _quieten()
         matrix = _matrix(rois, x.shape, size, scale)
         if matrix is not None:
