@@ -15,8 +15,10 @@ from convnext.data import DetectionDataConfig, check_images
 from convnext.data.detection import (
     detection_summary,
     is_detection_set,
+    layout,
     open_detection,
     open_detection_for_evaluation,
+    stored,
 )
 from shapes import CATEGORY_IDS, CLASSES, write_coco
 
@@ -207,9 +209,9 @@ def official(root, shapes):
         (root / "annotations" / f"captions_{split}2017.json").write_text("{}")
 
 
-@pytest.mark.parametrize("layout", [roboflow, flat, official])
-def test_layouts(shapes, tmp_path, layout):
-    layout(tmp_path / "other", shapes)
+@pytest.mark.parametrize("arrange", [roboflow, flat, official])
+def test_layouts(shapes, tmp_path, arrange):
+    arrange(tmp_path / "other", shapes)
     assert is_detection_set(str(tmp_path / "other"))
     splits = open_at(tmp_path / "other")
     assert (len(splits.train), len(splits.val)) == (6, 3)
@@ -297,6 +299,25 @@ def test_ids_that_pycocotools_cannot_use_are_replaced(shapes):
     edit(shapes, "val", zero)
     truth = open_at(shapes).val.to_coco(CLASSES)["annotations"]
     assert [entry["id"] for entry in truth] == list(range(1, len(truth) + 1))
+
+
+def test_what_took_long_to_read_is_kept(shapes, monkeypatch, tmp_path):
+    monkeypatch.setenv("CONVNEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(stored, "_LONG", -1)
+    first = open_at(shapes)
+    plain = open_at(shapes, masks=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(layout, "read_coco", None)  # nothing is read again
+        again = open_at(shapes)
+        assert not open_at(shapes, masks=False).train.has_masks
+    assert not plain.train.has_masks
+    assert again.train.name(3) == first.train.name(3)
+    assert again.val.to_coco(CLASSES) == first.val.to_coco(CLASSES)
+    for file in (tmp_path / "cache" / "detection").iterdir():
+        file.write_bytes(file.read_bytes()[:-100])
+    assert open_at(shapes).val.to_coco(CLASSES) == first.val.to_coco(CLASSES)
+    edit(shapes, "val", lambda content: content["annotations"].pop())
+    assert open_at(shapes).val.num_objects().sum() == first.val.num_objects().sum() - 1
 
 
 def test_other_sets_are_not_taken_for_detection(tmp_path, make_folder, real_images):

@@ -32,6 +32,7 @@ COMMANDS = {
     "reconstruct": ("draw what a masked autoencoder paints", "reconstruct"),
     "roadmap": ("train the steps from ResNet to ConvNeXt", "study"),
     "ablate": ("train variants of a network and compare them", "study"),
+    "export": ("write a detector as ONNX graphs", "export"),
     "demo": ("train on real photographs in a few minutes and report", "use"),
 }
 

@@ -200,10 +200,15 @@ def doctor(arguments: list[str]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoArguments:
-    """Where the demonstration goes."""
+    """What is demonstrated, and where it goes."""
 
-    out: str = "runs/demo"
-    """Folder of the run."""
+    what: Annotated[
+        tyro.conf.Positional[Literal["classification", "detection"]],
+        tyro.conf.arg(metavar="[{classification,detection}]"),
+    ] = "classification"
+    """classification: solar cells of elpv-dataset; detection: trees of deepforest."""
+    out: str = ""
+    """Folder of the run; empty = in runs/."""
     seed: int = 0
     """Seed of the weights, the order of the images and their augmentation."""
 
@@ -211,7 +216,10 @@ class DemoArguments:
 def demo(arguments: list[str]) -> int:
     """Train on real photographs and report."""
     args = parse(DemoArguments, arguments, "demo")
-    from convnext.run.demo import demo
+    from convnext.run.demo import demo, demo_detection
 
-    demo(Path(args.out), seed=args.seed)
+    if args.what == "detection":
+        demo_detection(Path(args.out or "runs/demo_detection"), seed=args.seed)
+    else:
+        demo(Path(args.out or "runs/demo"), seed=args.seed)
     return 0

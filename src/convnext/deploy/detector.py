@@ -20,6 +20,7 @@ from convnext.deploy.tracing import check_opset, write_onnx
 from convnext.models.backbone import Backbone
 from convnext.models.detection import masks, nms, rpn
 from convnext.models.detection.boxes import MAX_LOG_RATIO
+from convnext.models.detection.rpn import DIVISOR
 from convnext.models.large_kernel import merge
 from convnext.models.mask_rcnn import REDUCTIONS, MaskRCNN
 from convnext.weights.detection import DetectorPreprocessing
@@ -27,8 +28,8 @@ from convnext.weights.detection import DetectorPreprocessing
 __all__ = ["export_detector", "ready"]
 
 LEVELS = ("p2", "p3", "p4", "p5")
-EXAMPLE_SIZE = (128, 160)  # free in the graphs; no side may be one cell of the deepest level
-EXAMPLE_IMAGES, EXAMPLE_BOXES = 2, 7
+FILES = {"dense": "dense.onnx", "roi": "roi.onnx", "mask": "mask.onnx"}
+EXAMPLE_IMAGES, EXAMPLE_BOXES = 2, 7  # a dimension of 1 would not be free
 
 
 def export_detector(
@@ -38,16 +39,16 @@ def export_detector(
     labels: Sequence[str] | None = None,
     preprocessing: DetectorPreprocessing | None = None,
     opset: int = 18,
+    example_size: tuple[int, int] = (128, 160),
     title: str = "",
 ) -> Path:
     """Write a detector as graphs for ONNX runtimes.
 
-    What comes out: ``dense.onnx`` (images to levels P2..P5 and the proposal network's outputs),
-    ``boxes.onnx`` (levels and proposals to probabilities and boxes, all stages), ``masks.onnx``
-    (levels, boxes and labels to masks of 28 x 28; not of a detector without masks),
-    ``detector.json`` and ``detector_host.py``, which does the rest with numpy. The sizes of images
-    (multiples of 32), their number and the number of boxes are free. Branches of large kernels are
-    merged.
+    ``dense.onnx``: images to levels P2..P5 and the proposal network's outputs. ``roi.onnx``: levels
+    and proposals to probabilities and boxes, through all stages. ``mask.onnx``: levels, boxes and
+    labels to masks of 28 x 28; a detector without masks has none. ``detector.json`` says the rest,
+    and ``detector_host.py`` does it, with numpy. The sizes of images (multiples of 32), their
+    number and the number of boxes are free. Branches of large kernels are merged.
 
     Args:
         model: it is not changed; weights are written in fp32.
@@ -55,17 +56,21 @@ def export_detector(
         labels: names of the classes; their numbers by default.
         preprocessing: what images need; the published sizes and ImageNet's statistics by default.
         opset: version of the operators, 18 to 23.
+        example_size: height and width to trace with, multiples of 32 and not below 64; others
+            work as well.
         title: what the detector is, for the reader of detector.json.
 
     Returns:
         The folder, for `OnnxDetector`.
 
     Raises:
-        ValueError: labels or preprocessing do not fit, a package is missing, or the backbone cannot
-            be traced with free sizes.
+        ValueError: labels, preprocessing or sizes do not fit, a package is missing, or the backbone
+            cannot be traced with free sizes.
         OSError: something cannot be written.
     """
     check_opset(opset)
+    if any(side % DIVISOR or side < 2 * DIVISOR for side in example_size):
+        raise ValueError(f"example_size {example_size}: sides must be multiples of 32, at least 64")
     config = model.config
     preprocessing = preprocessing or DetectorPreprocessing()
     labels = [str(i) for i in range(config.num_classes)] if labels is None else list(labels)
@@ -81,13 +86,14 @@ def export_detector(
     bare = ready(model)
     with tempfile.TemporaryDirectory(dir=target, prefix=".export") as temporary:
         parts = Path(temporary)
-        graphs = _write_graphs(bare, parts, opset)
-        settings = _settings(bare, labels, preprocessing, graphs, opset)
+        _write_graphs(bare, parts, opset, example_size)
+        settings = _settings(bare, labels, preprocessing, opset)
         text = json.dumps({"title": title, **settings}, indent=2, ensure_ascii=False)
         shutil.copyfile(detector_host.__file__, parts / "detector_host.py")
         (parts / "detector.json").write_text(text + "\n", encoding="utf-8")
-        for old in target.glob("*.onnx*"):
-            old.unlink()  # a detector without masks must not keep those of another
+        for file in FILES.values():  # not all are written again each time
+            (target / file).unlink(missing_ok=True)
+            (target / f"{file}.data").unlink(missing_ok=True)
         for part in sorted(parts.iterdir(), key=lambda p: p.suffix == ".json"):  # that one last
             part.replace(target / part.name)
     return target
@@ -102,46 +108,58 @@ def ready(model: MaskRCNN) -> MaskRCNN:
     return bare.to(memory_format=torch.contiguous_format)
 
 
-def _write_graphs(model: MaskRCNN, folder: Path, opset: int) -> dict[str, str]:
-    """Trace all parts; returns the file of each."""
-    height, width = EXAMPLE_SIZE
-    images, boxes = Dim("images"), Dim("boxes")
-    rows, columns = Dim("rows"), Dim("columns")
-    maps, free = {}, {}
-    for name, stride in zip(LEVELS, REDUCTIONS, strict=True):
-        dim, share = model.config.fpn_dim, REDUCTIONS[-1] // stride
-        maps[name] = torch.rand(EXAMPLE_IMAGES, dim, height // stride, width // stride)
-        free[name] = {0: images, 2: share * rows, 3: share * columns}
-    free |= {"rois": {0: boxes}, "labels": {0: boxes}, "sizes": {0: images}}
-    free |= {"images": {0: images, 2: REDUCTIONS[-1] * rows, 3: REDUCTIONS[-1] * columns}}
-    rois = torch.tensor([[0.0, 2.0, 3.0, 40.0, 50.0]]).repeat(EXAMPLE_BOXES, 1)
-    sizes = torch.tensor([[float(height), float(width)]]).repeat(EXAMPLE_IMAGES, 1)
-    classes = torch.zeros(EXAMPLE_BOXES, dtype=torch.int64)
-    pictures = torch.rand(EXAMPLE_IMAGES, model.config.in_chans, height, width)
-    count = len(rpn.STRIDES)
-    dense = [*LEVELS, *(f"{what}{i}" for what in ("logits", "deltas") for i in range(count))]
-    parts: dict[str, tuple[nn.Module, dict[str, Tensor], list[str]]] = {
-        "dense": (DenseGraph(model), {"images": pictures}, dense),
-        "boxes": (
-            BoxGraph(model),
-            {**maps, "rois": rois, "sizes": sizes},
-            ["probabilities", "boxes"],
-        ),
+def _write_graphs(model: MaskRCNN, folder: Path, opset: int, size: tuple[int, int]) -> None:
+    """Trace all parts with free sizes."""
+    example, free = _examples(model, size)
+    numbers = range(len(rpn.STRIDES))
+    dense = [*LEVELS, *(f"{what}{i}" for what in ("logits", "deltas") for i in numbers)]
+    parts: dict[str, tuple[nn.Module, tuple[str, ...], list[str]]] = {
+        "dense": (DenseGraph(model), ("images",), dense),
+        "roi": (BoxGraph(model), (*LEVELS, "rois", "sizes"), ["probabilities", "boxes"]),
+        "mask": (MaskGraph(model), (*LEVELS, "rois", "labels"), ["masks"]),
     }
-    if model.config.masks:
-        inputs = {**maps, "rois": rois, "labels": classes}
-        parts["masks"] = (MaskGraph(model), inputs, ["masks"])
     for name, (module, inputs, outputs) in parts.items():
-        file = folder / f"{name}.onnx"
-        write_onnx(module.eval(), inputs, outputs, shapes=free, file=file, opset=opset)
-    return {name: f"{name}.onnx" for name in parts}
+        if name == "mask" and not model.config.masks:
+            continue
+        write_onnx(
+            module.eval(),
+            {key: example[key] for key in inputs},
+            outputs,
+            shapes=free,
+            file=folder / FILES[name],
+            opset=opset,
+        )
+
+
+def _examples(model: MaskRCNN, size: tuple[int, int]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An example of every input, and which of its dimensions are free."""
+    (height, width), config = size, model.config
+    images, rows, columns, boxes = map(Dim, ("images", "rows", "columns", "boxes"))
+    box = torch.tensor([[0.0, 2.0, 3.0, 40.0, 50.0]])
+    example = {
+        "images": torch.rand(EXAMPLE_IMAGES, config.in_chans, height, width),
+        "sizes": torch.tensor([[float(height), float(width)]]).repeat(EXAMPLE_IMAGES, 1),
+        "rois": box.repeat(EXAMPLE_BOXES, 1),
+        "labels": torch.zeros(EXAMPLE_BOXES, dtype=torch.int64),
+    }
+    free: dict[str, Any] = {
+        "images": {0: images, 2: DIVISOR * rows, 3: DIVISOR * columns},
+        "sizes": {0: images},
+        "rois": {0: boxes},
+        "labels": {0: boxes},
+    }
+    for name, stride in zip(LEVELS, REDUCTIONS, strict=True):
+        cells = (height // stride, width // stride)
+        example[name] = torch.rand(EXAMPLE_IMAGES, config.fpn_dim, *cells)
+        share = DIVISOR // stride
+        free[name] = {0: images, 2: share * rows, 3: share * columns}
+    return example, free
 
 
 def _settings(
     model: MaskRCNN,
     labels: Sequence[str],
     preprocessing: DetectorPreprocessing,
-    graphs: dict[str, str],
     opset: int,
 ) -> dict[str, Any]:
     """What `detector_host.py` has to know; the numbers are those of the models' code."""
@@ -152,13 +170,13 @@ def _settings(
         "classes": list(labels),
         "backbone": config.backbone,
         "cascade": config.cascade,
-        "graphs": graphs,
+        "graphs": {k: v for k, v in FILES.items() if k != "mask" or config.masks},
         "in_chans": config.in_chans,
         "min_size": preprocessing.min_size,
         "max_size": preprocessing.max_size,
         "mean": preprocessing.mean,
         "std": preprocessing.std,
-        "divisor": rpn.DIVISOR,
+        "divisor": DIVISOR,
         "anchors": {
             "scale": proposing.anchor_scale,
             "strides": rpn.STRIDES,

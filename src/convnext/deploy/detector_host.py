@@ -73,7 +73,9 @@ class OnnxDetector:
         try:
             import onnxruntime
         except ImportError as error:
-            raise ImportError("running a graph needs onnxruntime: pip install onnxruntime") from error
+            raise ImportError(
+                "running a graph needs onnxruntime: pip install onnxruntime"
+            ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self._graphs = {
@@ -105,51 +107,52 @@ class OnnxDetector:
     def detect(self, pixels: Pixels) -> tuple[Floats, Floats, Ints, Floats | None]:
         """As calling it, but masks are (d, 28, 28) probabilities in a grid over each box."""
         settings = self.settings
-        original = pixels.shape[:2]
-        size = fit_size(*original, settings["min_size"], settings["max_size"])
+        height, width = pixels.shape[:2]
+        size = fit_size(height, width, settings["min_size"], settings["max_size"])
         image = normalise(resize(pixels, *size), settings)
-        levels, logits, deltas = self._dense(image)
-        proposals = self._proposals(logits, deltas, size)
+        levels, outputs = self._dense(image)
+        proposals = self._proposals(outputs, size)
         sizes = np.array([size], np.float32)
-        probabilities, boxes = self._graphs["boxes"].run(
-            None, {**levels, "rois": _with_image(proposals), "sizes": sizes}
+        scored = self.run("roi", **levels, rois=_with_image(proposals), sizes=sizes)
+        shrunk = np.array(size, np.float32) / np.array([height, width], np.float32)
+        ratio: Floats = np.tile(shrunk[::-1], 2).astype(np.float32)  # x, y, x, y
+        best = best_of_classes(
+            scored["boxes"] / ratio, scored["probabilities"], settings["detection"]
         )
-        shrunk = np.array(size, np.float32) / np.array(original, np.float32)
-        ratio = np.tile(shrunk[::-1], 2)  # x, y, x, y
-        best = best_of_classes(boxes / ratio, probabilities, settings["detection"])
-        if "masks" not in self._graphs:
+        if "mask" not in self._graphs:
             return (*best, None)
         rois = _with_image(best[0] * ratio)
-        (grids,) = self._graphs["masks"].run(None, {**levels, "rois": rois, "labels": best[2]})
-        return (*best, grids)
+        return (*best, self.run("mask", **levels, rois=rois, labels=best[2])["masks"])
 
-    def _dense(self, image: Floats) -> tuple[dict[str, Floats], list[Floats], list[Floats]]:
-        """P2..P5 by name, logits (A,) and deltas (A, 4) of all levels."""
-        graph = self._graphs["dense"]
-        names = [output.name for output in graph.get_outputs()]
-        outputs = dict(zip(names, graph.run(names, {"images": image[None]}), strict=True))
-        count = len(self.settings["anchors"]["strides"])
-        maps = [outputs[f"logits{i}"][0].transpose(1, 2, 0) for i in range(count)]
-        moves = [outputs[f"deltas{i}"][0].transpose(1, 2, 0) for i in range(count)]
-        self._grids = [m.shape[:2] for m in maps]
-        levels = {name: outputs[name] for name in ("p2", "p3", "p4", "p5")}
-        return levels, [m.reshape(-1) for m in maps], [m.reshape(-1, 4) for m in moves]
+    def run(self, graph: str, **inputs: NDArray[Any]) -> dict[str, Floats]:
+        """What one of the graphs "dense", "roi" and "mask" makes of its inputs, by name."""
+        session = self._graphs[graph]
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, inputs), strict=True))
 
-    def _proposals(
-        self, logits: list[Floats], deltas: list[Floats], size: tuple[int, int]
-    ) -> Floats:
+    def _dense(self, image: Floats) -> tuple[dict[str, Floats], list[tuple[Floats, Floats]]]:
+        """P2..P5 by name; logits (h, w, 3) and deltas (h, w, 12) of P2..P6."""
+        found = self.run("dense", images=image[None])
+        numbers = range(len(self.settings["anchors"]["strides"]))
+        outputs = [
+            (found[f"logits{i}"][0].transpose(1, 2, 0), found[f"deltas{i}"][0].transpose(1, 2, 0))
+            for i in numbers
+        ]
+        return {name: found[name] for name in ("p2", "p3", "p4", "p5")}, outputs
+
+    def _proposals(self, outputs: list[tuple[Floats, Floats]], size: tuple[int, int]) -> Floats:
         """Boxes (n, 4) that may hold an object, best first."""
-        places, rpn = self.settings["anchors"], self.settings["proposals"]
+        start, rule = self.settings["anchors"], self.settings["proposals"]
         found, scores = [], []
-        for i, stride in enumerate(places["strides"]):
-            start = anchors(self._grids[i], stride, places["scale"], places["ratios"])
-            best = np.argsort(-logits[i], kind="stable")[: rpn["per_level"]]
-            boxes = clip(decode(start[best], deltas[i][best], rpn["max_log_ratio"]), size)
-            score = _sigmoid(logits[i][best])
-            keep = nms(boxes, score, rpn["nms_iou"])
+        for (logits, deltas), stride in zip(outputs, start["strides"], strict=True):
+            cells = anchors(logits.shape[:2], stride, start["scale"], start["ratios"])
+            best = np.argsort(-logits.reshape(-1), kind="stable")[: rule["per_level"]]
+            moved = decode(cells[best], deltas.reshape(-1, 4)[best], rule["max_log_ratio"])
+            boxes, score = clip(moved, size), _sigmoid(logits.reshape(-1)[best])
+            keep = nms(boxes, score, rule["nms_iou"])
             found.append(boxes[keep])
             scores.append(score[keep])
-        order = np.argsort(-np.concatenate(scores), kind="stable")[: rpn["most"]]
+        order = np.argsort(-np.concatenate(scores), kind="stable")[: rule["most"]]
         chosen: Floats = np.concatenate(found)[order]
         return chosen
 
@@ -206,7 +209,7 @@ def fit_size(height: int, width: int, short: float, long: float) -> tuple[int, i
 def resize(pixels: Pixels, height: int, width: int) -> Pixels:
     """Bilinear without antialiasing, rounded to whole grey levels along one side, then the other.
 
-    Weights are whole numbers as in PyTorch's code for uint8, so that results are the same.
+    Weights are whole numbers, so that every pixel is that of PyTorch's code for uint8.
     """
     if pixels.shape[1] != width:
         pixels = _resize_columns(pixels, width)
@@ -220,6 +223,7 @@ def _resize_columns(pixels: Pixels, new: int) -> Pixels:
     place = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
     left = place.astype(np.int64)
     share = place - left
+    # The greatest weight has to fit 16 bits.
     bits = 14 if max(share.max(), 1 - share.min()) * 2**15 + 0.5 >= 2**15 else 15
     right_weight = (share * 2**bits + 0.5).astype(np.int32)[:, None]
     left_weight = ((1 - share) * 2**bits + 0.5).astype(np.int32)[:, None]
@@ -227,7 +231,8 @@ def _resize_columns(pixels: Pixels, new: int) -> Pixels:
     total = pixels[:, left] * left_weight
     total += pixels[:, right] * right_weight
     total += 1 << (bits - 1)
-    return np.clip(total >> bits, 0, 255).astype(np.uint8)
+    resized: Pixels = np.clip(total >> bits, 0, 255).astype(np.uint8)
+    return resized
 
 
 def normalise(pixels: Pixels, settings: dict[str, Any]) -> Floats:
@@ -245,9 +250,7 @@ def normalise(pixels: Pixels, settings: dict[str, Any]) -> Floats:
 # --- boxes ----------------------------------------------------------------------------------
 
 
-def anchors(
-    grid: tuple[int, ...], stride: int, scale: float, ratios: Sequence[float]
-) -> Floats:
+def anchors(grid: tuple[int, ...], stride: int, scale: float, ratios: Sequence[float]) -> Floats:
     """Boxes of one level to begin with, (rows * columns * ratios, 4).
 
     Centres at multiples of the stride, sides stride * scale * (1/√r, √r) for r = height / width.
@@ -335,7 +338,7 @@ def _with_image(boxes: Floats) -> Floats:
 
 
 def _sigmoid(x: Floats) -> Floats:
-    result: Floats = 1 / (1 + np.exp(-np.clip(x, -80, None)))
+    result: Floats = (1 / (1 + np.exp(-np.clip(x, -80, None)))).astype(np.float32)
     return result
 
 

@@ -29,7 +29,11 @@ class DenseGraph(nn.Module):
         Logits are (N, 3, H / s, W / s), deltas (N, 12, H / s, W / s).
         """
         levels, outputs = self.model.dense(images)
-        return (*levels[:-1], *(logits for logits, _ in outputs), *(deltas for _, deltas in outputs))
+        return (
+            *levels[:-1],
+            *(logits for logits, _ in outputs),
+            *(deltas for _, deltas in outputs),
+        )
 
 
 class BoxGraph(nn.Module):

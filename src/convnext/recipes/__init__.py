@@ -4,7 +4,7 @@ from pathlib import Path
 
 from convnext.models.registry import unknown
 from convnext.recipes import convnextv2, detection, fcmae, imagenet, large_kernel
-from convnext.recipes.demo import DEMO
+from convnext.recipes.demo import DEMO, DEMO_DETECTION
 from convnext.recipes.recipe import Recipe
 
 __all__ = ["find_recipe", "list_recipes"]
@@ -19,6 +19,7 @@ def list_recipes() -> dict[str, Recipe]:
         **large_kernel.RECIPES,
         **detection.RECIPES,
         DEMO.name: DEMO,
+        DEMO_DETECTION.name: DEMO_DETECTION,
     }
 
 

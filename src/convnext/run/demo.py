@@ -1,16 +1,20 @@
-"""The demonstration: real photographs, a network from scratch, an honest score, a report."""
+"""The demonstrations: real photographs, a network from scratch, an honest score, a report."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from convnext.data import open_splits
+from convnext.data.detection.deepforest import write_trees
+from convnext.evaluate.coco_result import DetectionResult
 from convnext.evaluate.result import ClassificationResult
-from convnext.recipes.demo import DEMO
+from convnext.recipes.demo import DEMO, DEMO_DETECTION
+from convnext.run.detection_conclusion import summary_line
+from convnext.run.detection_prediction import predict_objects
 from convnext.run.folder import say_line
 from convnext.run.training import train
 
-__all__ = ["demo"]
+__all__ = ["demo", "demo_detection"]
 
 
 def demo(
@@ -47,5 +51,41 @@ def demo(
         f"(always saying {result.class_names[result.majority_class]!r}: "
         f"{result.majority_top1:.1f} %); balanced accuracy {result.balanced_accuracy:.1f} %."
     )
+    say(f"Open {(out / 'report.html').resolve()} in a browser.")
+    return result
+
+
+def demo_detection(
+    out: Path, *, seed: int = 0, say: Callable[[str], None] = say_line
+) -> DetectionResult:
+    """Find trees in the aerial photographs of the package deepforest.
+
+    Args:
+        out: Folder of the run.
+        seed: Seed of weights, order and augmentation; the split of the data is fixed.
+        say: Where messages go.
+
+    Returns:
+        The scores on the photograph of another forest, scored once.
+
+    Raises:
+        ValueError: The package deepforest is not installed; the message says how to install it.
+    """
+    data = write_trees(out.with_name(f"{out.name}_data"))
+    recipe = replace(
+        DEMO_DETECTION,
+        data=replace(DEMO_DETECTION.data, path=str(data)),
+        train=replace(DEMO_DETECTION.train, seed=seed),
+    )
+    say(
+        "Where are the trees? Aerial photographs of two forests (package deepforest, MIT; images: "
+        "NEON).\nOne photograph in 42 tiles to train on, another of the same forest in 12 tiles to "
+        f"choose weights,\none of another forest held out for the score.\n{recipe.detect[0].model} "
+        f"without masks, from scratch, {recipe.optim.epochs} epochs, seed {seed}; the run goes to "
+        f"{out}."
+    )
+    result: DetectionResult = train(recipe, out, say=say)["test"]
+    predict_objects(str(out), [data / "val", data / "test"], draw=out / "pictures", say=say)
+    say(f"\nThe other forest, scored once: {summary_line(result)}.")
     say(f"Open {(out / 'report.html').resolve()} in a browser.")
     return result

@@ -5,8 +5,10 @@ from typing import cast
 
 from convnext.models.backbone import Backbone
 from convnext.models.large_kernel import merge
+from convnext.weights.checkpoint import open_weights
 from convnext.weights.create import load_pretrained
 from convnext.weights.saving import save_pretrained
+from convnext.weights.sources import resolve
 
 __all__ = ["merge_weights"]
 
@@ -15,8 +17,9 @@ def merge_weights(source: str | Path, directory: str | Path) -> Path:
     """Fold batch norms and add branches up, and write what comes of it; see `convnext.merge`.
 
     Args:
-        source: Weights of a SLaK or RepLKNet, as :func:`load_pretrained` takes them.
-        directory: The folder to write, as by :func:`save_pretrained`.
+        source: Weights of a SLaK or RepLKNet, as :func:`load_pretrained` takes them, or of a
+            detector on one, as :func:`load_detector` does.
+        directory: The folder to write, as by :func:`save_pretrained` or :func:`save_detector`.
 
     Returns:
         The folder.
@@ -25,16 +28,45 @@ def merge_weights(source: str | Path, directory: str | Path) -> Path:
         ValueError: The network has no branches, or has been merged already.
         OSError: Something cannot be read or written.
     """
+    path = resolve(source).path
+    if open_weights(path).is_detector:
+        return _merge_detector(path, directory, source)
     model, info = load_pretrained(source)
-    network = cast(Backbone, model)
-    merged = merge(network)
-    if merged is network:
-        raise ValueError(f"{source} has no branches to merge, or is merged already")
     return save_pretrained(
-        merged,
+        _merged(cast(Backbone, model), source),
         directory,
         labels=info.labels,
         descriptions=info.descriptions,
+        preprocessing=info.preprocessing,
+        name=info.name,
+        licence=info.licence,
+        extra=info.extra,
+    )
+
+
+def _merged(network: Backbone, source: str | Path) -> Backbone:
+    merged = merge(network)
+    if merged is network:
+        raise ValueError(f"{source} has no branches to merge, or is merged already")
+    return merged
+
+
+def _merge_detector(path: Path, directory: str | Path, source: str | Path) -> Path:
+    # With torchvision, which nothing else here needs.
+    from convnext.models.mask_rcnn import MaskRCNN
+    from convnext.weights.detection import load_detector, save_detector
+
+    model, info = load_detector(path)
+    body = model.backbone.body
+    if not isinstance(body, Backbone):
+        raise ValueError(f"{source} has no branches to merge, or is merged already")
+    whole = MaskRCNN(model.config, _merged(body, source))
+    tensors = {k: t for k, t in model.state_dict().items() if not k.startswith("backbone.body.")}
+    whole.load_state_dict(tensors, strict=False)
+    return save_detector(
+        whole,
+        directory,
+        labels=info.labels,
         preprocessing=info.preprocessing,
         name=info.name,
         licence=info.licence,

@@ -20,7 +20,30 @@ from torch import Tensor
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _MAX_INFLATION = 100  # a zip that grows more than this is made to fill the memory
 _HEADER_LIMIT = 100_000_000  # as in the safetensors format
+# What OpenMMLab's training programs put beside the weights: histories of what they logged, and
+# numbers of numpy. Nothing of it is built: a stand-in takes the place of each.
+_LOGGED = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "builtins.getattr",
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(
+        f"numpy.{core}.multiarray.{name}"
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    ),
+)
 _GLOBAL = re.compile(r"GLOBAL (\S+)")
+
+
+class _StandIn:
+    """An object that was not read."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
 def read_file(path: Path) -> tuple[object, dict[str, str]]:
@@ -89,8 +112,9 @@ def _read_torch(path: Path, start: bytes) -> object:
         _refuse_zip_bomb(path)
     try:
         # Namespace is the one class that training scripts of the published code put into their
-        # checkpoints; it only holds values.
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+        # checkpoints; it only holds values. A stand-in holds nothing.
+        allowed: list[Any] = [argparse.Namespace, *((_StandIn, name) for name in _LOGGED)]
+        with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
             warnings.simplefilter("ignore")  # about pickle versions; what matters raises
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:

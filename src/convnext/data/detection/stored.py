@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def read_stored(file: Path, masks: bool, read: Callable[[], Annotated]) -> Annot
     facts = (_VERSION, str(file.resolve()), status.st_size, status.st_mtime_ns, masks)
     key = hashlib.sha256(json.dumps(facts).encode("utf-8", "surrogateescape")).hexdigest()
     place = cache_dir() / "detection" / f"{key}.npz"
-    with suppress(OSError, ValueError, KeyError):
+    with suppress(OSError, ValueError, KeyError, TypeError, BadZipFile):
         found = _load(place)
         if found.source.path(0).is_file():  # else the images have moved
             return found
@@ -45,7 +46,7 @@ def read_stored(file: Path, masks: bool, read: Callable[[], Annotated]) -> Annot
 
 
 def _load(place: Path) -> Annotated:
-    with np.load(place, allow_pickle=False) as stored:
+    with place.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         arrays: dict[str, Any] = dict(stored)
     about = json.loads(arrays.pop("about").tobytes())
     rles = None
