@@ -9,21 +9,34 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from convnext.models.large_kernel import merge
     from convnext.models.registry import list_models
-    from convnext.weights import create_model, load_pretrained, save_pretrained
+    from convnext.weights import (
+        create_detector,
+        create_model,
+        load_detector,
+        load_pretrained,
+        save_detector,
+        save_pretrained,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "create_detector",
     "create_model",
     "list_models",
+    "load_detector",
     "load_pretrained",
     "merge",
+    "save_detector",
     "save_pretrained",
 ]
 
 _HOMES = {
+    "create_detector": "convnext.weights",
     "create_model": "convnext.weights",
+    "load_detector": "convnext.weights",
+    "save_detector": "convnext.weights",
     "list_models": "convnext.models.registry",
     "load_pretrained": "convnext.weights",
     "merge": "convnext.models.large_kernel",

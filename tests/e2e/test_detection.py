@@ -13,9 +13,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from safetensors.torch import load_file
-from shapes import write_coco
 
 from convnext.cli import main
+from shapes import write_coco
 
 TINY = [
     *("--task.body-args", '{"depths": [1, 1, 2, 1], "dims": [8, 16, 24, 32]}'),

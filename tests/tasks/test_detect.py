@@ -195,9 +195,9 @@ def test_published_values(name):
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="unknown detector 'mask_rcnn_convnext_tinny'"):
         detector_config("mask_rcnn_convnext_tinny")
-    with pytest.raises(ValueError, match=r"unknown field of task.model_args.*fpn_dim"):
+    with pytest.raises(ValueError, match=r"unknown field of task\.model_args.*fpn_dim"):
         DetectConfig(model_args={"fpn_dims": 3})
-    with pytest.raises(ValueError, match="drop_path_rate is 1.0"):
+    with pytest.raises(ValueError, match=r"drop_path_rate is 1\.0"):
         DetectConfig(drop_path_rate=1.0)
     with pytest.raises(ValueError, match=r"strides \[2, 4, 8, 16\]; detectors need"):
         DetectTask(DetectConfig(body_args=TOY_BODY | {"stem_stride": 2}), num_classes=3)

@@ -86,10 +86,10 @@ def _start(arguments: Sequence[str]) -> Recipe:
 
 def _value(arguments: Sequence[str], *options: str) -> str:
     """What is given for an option, or ""."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name in options:
-            return value if equals else following
+            return value if equals else "".join(arguments[i + 1 : i + 2])
     return ""
 
 

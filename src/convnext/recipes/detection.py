@@ -157,17 +157,11 @@ def fit_detection(
     say(f"{epochs} epochs of {per_epoch} steps with batches of {batch}")
     lr, decay = (2e-4, 0.9) if pretrained else (5e-4, 1.0)
     say(f"learning rate {lr:.3g}, falling along a cosine" + (", lower below" * bool(pretrained)))
-    flips = "aerial views and microscopy: --data.augment.vflip 0.5"
-    say(f"left-right flips only; if nothing has an up ({flips})")
+    say("left-right flips; where nothing has an up (microscopy): --data.augment.vflip 0.5")
     return Recipe(
         name=recipe.name if recipe else "auto",
         task=task,
-        data=replace(
-            data,
-            min_size=size,
-            max_size=round(size * 5 / 3),
-            masks=summary.has_masks,
-        ),
+        data=replace(data, min_size=size, max_size=round(size * 5 / 3), masks=summary.has_masks),
         optim=OptimConfig(
             lr=lr,
             min_lr=0.0,

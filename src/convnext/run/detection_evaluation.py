@@ -7,6 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from convnext.data import EvalBatches, num_workers
 from convnext.data.config import DetectionDataConfig
 from convnext.data.detection import (
@@ -69,30 +71,8 @@ def evaluate_objects(
     """
     chosen = pick_device(device)
     loaded = load_trained(target, chosen)
-    network, masks = loaded.network, loaded.network.config.masks
     source, config, name = _open(loaded, data, split, workers)
-    masks = masks and source.has_masks
-    if tta:
-        result = _score_views(loaded, source, config, chosen, masks=masks, title=f"scoring {name}")
-    else:
-        batches = EvalBatches(
-            detection_dataset(source, config, train=False),
-            batch_size=batch_size,
-            workers=num_workers(workers),
-        )
-
-        def detect(batch: dict[str, Any]) -> list[Detections]:
-            return detect_batch(network, batch, chosen)
-
-        result = score_detections(
-            detect,
-            batches,
-            source,
-            loaded.labels,
-            chosen,
-            masks=masks,
-            title=f"scoring {name}",
-        )
+    result = _score(loaded, source, config, chosen, tta=tta, batch_size=batch_size, name=name)
     say(class_table(result))
     say(f"{name}: {summary_line(result)}")
     out = out or default_out(loaded.run, target, name)
@@ -146,16 +126,31 @@ def _open(
     return parts[name], config, name
 
 
-def _score_views(
+def _score(
     loaded: LoadedDetector,
     source: DetectionSource,
     config: DetectionDataConfig,
-    device: Any,
+    device: torch.device,
     *,
-    masks: bool,
-    title: str,
+    tta: bool,
+    batch_size: int,
+    name: str,
 ) -> DetectionResult:
-    """Scores with every image seen in several views."""
+    """Scores on a source; masks count where network and data have them."""
+    masks, title = loaded.network.config.masks and source.has_masks, f"scoring {name}"
+    if not tta:
+        batches = EvalBatches(
+            detection_dataset(source, config, train=False),
+            batch_size=batch_size,
+            workers=num_workers(config.workers),
+        )
+
+        def detect(batch: dict[str, Any]) -> list[Detections]:
+            return detect_batch(loaded.network, batch, device)
+
+        return score_detections(
+            detect, batches, source, loaded.labels, device, masks=masks, title=title
+        )
     metrics = CocoMetrics(source.to_coco(loaded.labels), loaded.labels, masks=masks)
     for row in progress(range(len(source)), title, total=len(source)):
         picture = source.read(row, config.in_chans)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from convnext.data import iter_files, num_workers
@@ -74,26 +75,12 @@ def predict_objects(
         files, loaded.data, batch_size=batch_size, workers=num_workers(workers)
     )
 
-    def detect(batch: dict[str, Any]) -> list[Detections]:
-        if not tta:
-            return detect_batch(network, batch, chosen)
-        mode = "RGB" if loaded.data.in_chans == 3 else "L"
-        pictures = [picture.convert(mode) for picture in batch["picture"]]
-        return [detect_picture(network, picture, loaded.data, chosen) for picture in pictures]
-
     num_images = num_objects = 0
     with ExitStack() as stack:
-        sinks: list[_Sink] = []
-        if csv is not None:
-            sinks.append(_Csv(stack.enter_context(whole_file(csv)), loaded))
-        if json is not None:
-            sinks.append(_Json(stack.enter_context(whole_file(json)), loaded))
-        if draw is not None:
-            draw.mkdir(parents=True, exist_ok=True)
-            sinks.append(_Pictures(draw, loaded))
-        sinks = sinks or [_Lines(say, loaded)]
+        sinks = _sinks(stack, loaded, csv, json, draw, say)
         for batch in progress(batches, "detecting"):
-            rows = zip(batch["name"], batch["picture"], detect(dict(batch)), strict=True)
+            found = _detect(loaded, dict(batch), chosen, tta)
+            rows = zip(batch["name"], batch["picture"], found, strict=True)
             for name, picture, detections in rows:
                 num_images += 1
                 num_objects += len(detections.scores)
@@ -114,6 +101,37 @@ def predict_objects(
         f"{num_objects} objects in {num_images} images, {len(batches.unreadable)} could not be read"
     )
     return Predicted(num_images, tuple(batches.unreadable))
+
+
+def _detect(
+    loaded: LoadedDetector, batch: dict[str, Any], device: torch.device, tta: bool
+) -> list[Detections]:
+    """The objects of a batch of files."""
+    if not tta:
+        return detect_batch(loaded.network, batch, device)
+    mode = "RGB" if loaded.data.in_chans == 3 else "L"
+    pictures = [picture.convert(mode) for picture in batch["picture"]]
+    return [detect_picture(loaded.network, picture, loaded.data, device) for picture in pictures]
+
+
+def _sinks(
+    stack: ExitStack,
+    loaded: LoadedDetector,
+    csv: Path | None,
+    json: Path | None,
+    draw: Path | None,
+    say: Callable[[str], None],
+) -> "list[_Sink]":
+    """Where answers go; files appear when `stack` ends well."""
+    sinks: list[_Sink] = []
+    if csv is not None:
+        sinks.append(_Csv(stack.enter_context(whole_file(csv)), loaded))
+    if json is not None:
+        sinks.append(_Json(stack.enter_context(whole_file(json)), loaded))
+    if draw is not None:
+        draw.mkdir(parents=True, exist_ok=True)
+        sinks.append(_Pictures(draw, loaded))
+    return sinks or [_Lines(say, loaded)]
 
 
 class _Sink:

@@ -8,7 +8,7 @@ for CPUs works the weights out again for every channel, on one thread.
 
 import warnings
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -39,10 +39,8 @@ def aligned_roi_align(x: Tensor, rois: Tensor, size: int, scale: float) -> Tenso
         _quieten()
         matrix = _matrix(rois, x.shape, size, scale)
         if matrix is not None:
-            result: Tensor = _Product.apply(x, matrix, size)
-            return result
-    result = roi_align(x, rois, size, scale, 0, aligned=True)
-    return result
+            return cast(Tensor, _Product.apply(x, matrix, size))
+    return cast(Tensor, roi_align(x, rois, size, scale, 0, aligned=True))
 
 
 class _Product(Function):
