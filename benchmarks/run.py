@@ -54,6 +54,7 @@ def environment() -> dict[str, Any]:
 
 def main() -> None:
     import depthwise
+    import detection
     import engine
     import loader
     import masked
@@ -67,6 +68,7 @@ def main() -> None:
         "engine": engine.overhead,
         "depthwise": depthwise.compare,
         "masked": masked.compare,
+        "detection": detection.compare,
         "startup": startup.times,
     }
     parser = argparse.ArgumentParser(description=__doc__)

@@ -13,12 +13,14 @@ from pycocotools.cocoeval import COCOeval
 
 from convnext.data import DetectionDataConfig, check_images
 from convnext.data.detection import (
+    detection_dataset,
     detection_summary,
     is_detection_set,
     layout,
     open_detection,
     open_detection_for_evaluation,
     stored,
+    trained_images,
 )
 from shapes import CATEGORY_IDS, CLASSES, write_coco
 
@@ -114,9 +116,10 @@ def test_real_sets(real_images, name):
     assert splits.train.has_masks
     config = DetectionDataConfig(path=str(real_images / name))
     assert check_images(splits, config) == splits  # every image is of the annotated size
-    summary = detection_summary(splits.train)
+    summary = detection_summary(splits.train, config)
     assert summary.num_objects == splits.train.num_objects(trains=True).sum()
     assert summary.median_short_side <= summary.median_long_side
+    assert summary.small_object < summary.large_object < summary.median_long_side
 
 
 def test_subsets_and_copies_keep_their_objects(shapes):
@@ -151,8 +154,40 @@ def test_unfit_objects_do_not_train_but_count(shapes):
     assert objects.trains[-5:].tolist() == [False, False, False, False, True]
     truth = train.to_coco(CLASSES)["annotations"]
     assert [entry["bbox"] for entry in truth if entry["id"] >= 1000] == odd
-    summary = detection_summary(train)
+    summary = detection_summary(train, DetectionDataConfig(path=str(shapes)))
     assert summary.num_objects == train.num_objects().sum() - 4
+
+
+def test_the_summary_is_of_what_trains(shapes):
+    """One image has no object, one is narrow; an image of a crowd alone trains."""
+
+    def change(content):
+        first, second, third = (image["id"] for image in content["images"][:3])
+        content["images"][1]["width"] = 31
+        content["annotations"] = [e for e in content["annotations"] if e["image_id"] != first]
+        for entry in content["annotations"]:
+            if entry["image_id"] == second:
+                entry["bbox"] = [0, 0, 30, 30]
+            entry["iscrowd"] = int(entry["image_id"] == third)
+
+    edit(shapes, "train", change)
+    train = open_at(shapes, masks=False).train
+    for negatives, rows in ((False, [2, 3, 4, 5]), (True, [0, 2, 3, 4, 5])):
+        config = DetectionDataConfig(path=str(shapes), negatives=negatives)
+        part = trained_images(train, config)
+        seen = detection_dataset(train, config, train=True).source
+        names = [train.key(row) for row in rows]
+        assert [source.key(i) for source in (part, seen) for i in range(len(source))] == 2 * names
+        summary = detection_summary(train, config)
+        assert summary.num_images == len(rows)
+        counts = train.num_objects(trains=True)[3:]
+        assert (summary.num_objects, summary.most_objects) == (counts.sum(), counts.max())
+        boxes = np.concatenate([train.objects(row).boxes for row in (3, 4, 5)])
+        sides = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+        percentiles = summary.small_object, summary.large_object
+        assert percentiles == pytest.approx(tuple(np.percentile(sides, [20, 95])), rel=1e-5)
+        with pytest.raises(ValueError, match="no object to train on"):
+            detection_summary(train.subset(np.array([2])), config)
 
 
 def test_images_without_objects_stay_for_evaluation(shapes):
@@ -318,6 +353,30 @@ def test_what_took_long_to_read_is_kept(shapes, monkeypatch, tmp_path):
     assert open_at(shapes).val.to_coco(CLASSES) == first.val.to_coco(CLASSES)
     edit(shapes, "val", lambda content: content["annotations"].pop())
     assert open_at(shapes).val.num_objects().sum() == first.val.num_objects().sum() - 1
+
+
+def test_other_files_among_the_annotations(shapes, make_folder):
+    (shapes / "annotations" / "classes.json").write_text('["rectangle"]')
+    for split in ("train", "val"):
+        file = shapes / "annotations" / f"instances_{split}.json"
+        file.rename(shapes / "annotations" / f"{split}.json")
+    assert len(open_at(shapes).val) == 3
+    folder = make_folder({"train/cat": 2, "train/dog": 2}, "pets")
+    (folder / "annotations" / "odd.json").mkdir(parents=True)
+    (folder / "annotations" / "classes.json").write_text('["cat", "dog"]')
+    assert not is_detection_set(str(folder))
+
+
+def test_what_contradicts_itself_is_no_detection_set(shapes, tmp_path):
+    (shapes / "annotations" / "instances_val2017.json").write_text("{}")
+    (tmp_path / "yolo").mkdir()
+    (tmp_path / "yolo" / "data.yaml").write_text("[")
+    for folder in (shapes, tmp_path / "yolo"):
+        assert not is_detection_set(str(folder))
+        with pytest.raises(ValueError, match=r"instances_val2017|data\.yaml"):
+            open_at(folder)
+    assert not is_detection_set("~nobody_of_this_name/set")
+    assert not is_detection_set("long" * 1000)
 
 
 def test_other_sets_are_not_taken_for_detection(tmp_path, make_folder, real_images):

@@ -200,3 +200,15 @@ def test_shapes_are_learnt(tmp_path):
     scores = json.loads((out / "evaluation.json").read_text())["val"]
     assert scores["box"]["AP50"] > 60
     assert scores["mask"]["AP50"] > 60
+
+
+def test_a_json_file_is_data_not_a_recipe(shapes, tmp_path):
+    path = shapes / "annotations" / "instances_train.json"
+    arguments_ = ["train", "--data", str(path), "--out", str(tmp_path / "run"), *TINY]
+    assert main([*arguments_, "--epochs", "1"]) == 0
+
+
+def test_fields_that_are_given_join_those_that_are_chosen(shapes, run):
+    chosen = json.loads((run / "recipe.json").read_text())["recipe"]["task"]["model_args"]
+    assert chosen["fpn_dim"] == 16  # given
+    assert chosen["rpn_proposals"] == [400, 200]  # chosen

@@ -1,13 +1,17 @@
 """Killed, stopped or broken at any moment, a run ends as if nothing had happened."""
 
+import json
 import random
 import signal
 import time
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from convnext.train import checkpoint
+from convnext.train.config import OptimConfig, TrainConfig
+from convnext.train.recipe_check import plain, refuse_other_recipe
 
 NOISY = {"noise": 0.2, "train": {"micro_batch": 8, "checkpoint_every_steps": 2}}
 
@@ -113,3 +117,14 @@ def test_another_recipe_is_refused_by_name_but_harmless_fields_may_change(toy, r
         toy.build(scenario | {"optim": {"batch_size": 8}}).fit()
     harmless = {"recipe": {"data": {"workers": 2, "path": "b"}}, "train": {"log_every_steps": 2}}
     assert toy.build(scenario | harmless).fit().step == 18
+
+
+def test_a_run_that_began_before_a_field_was_there_goes_on():
+    now = {"optim": asdict(OptimConfig()), "train": asdict(TrainConfig()), "task": {"a": 1}}
+    saved = json.loads(json.dumps(now))
+    del saved["optim"]["drops"], saved["train"]["sync_batch_norm"]
+    assert refuse_other_recipe(saved, plain(now)) == []
+    changed = json.loads(json.dumps(now))
+    changed["train"]["sync_batch_norm"] = True
+    with pytest.raises(ValueError, match="sync_batch_norm was False, is True"):
+        refuse_other_recipe(saved, changed)

@@ -20,7 +20,7 @@ class ExportArguments:
     out: str
     """Folder to write."""
     opset: int = 18
-    """Version of ONNX's operators, 18 to 23."""
+    """Version of ONNX's operators, 18 to 21."""
     check: bool = True
     """Run the graphs beside the network and compare."""
 

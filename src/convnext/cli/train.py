@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +39,13 @@ SHORTHANDS = {
 }
 
 
+# Options whose value might be taken for the name of a recipe.
+VALUED = (
+    *("--data", "--data.path", "--out", "--model", "--task.model"),
+    *("--pretrained", "--task.pretrained", "--task.teacher"),
+)
+# What is given for one side is checked against the other only when both are chosen.
+ANY_SIZE = DetectionDataConfig(max_size=1 << 20)
 DETECTION_SHORTHANDS = SHORTHANDS | {"--image-size": "--data.min-size"}
 
 
@@ -61,7 +69,12 @@ def train(arguments: list[str]) -> int:
     else:
         _need_data(base)
         recipe, reasons = _choose(first.recipe, base, arguments)
+    chosen = recipe.task
     _, recipe = _train_arguments(arguments, recipe, short)
+    if isinstance(chosen, DetectConfig) and isinstance(recipe.task, DetectConfig):
+        # Given fields join those that were chosen for the data.
+        both = {**chosen.model_args, **recipe.task.model_args}
+        recipe = replace(recipe, task=replace(recipe.task, model_args=both))
     _need_data(recipe)
     run.train(recipe, out, reasons=reasons)
     return 0
@@ -71,17 +84,25 @@ def _start(arguments: Sequence[str]) -> Recipe:
     """The kind of recipe that is meant, since it decides which options there are."""
     any_length = OptimConfig(warmup_epochs=0.0, min_lr=0.0)
     recipes = list_recipes()
-    named = next((a for a in arguments if a in recipes or a.endswith(".json")), None)
+    named = next((a for a in _positional(arguments) if a in recipes or a.endswith(".json")), None)
     if named is not None:
         recipe = find_recipe(named)
-        data = DetectionDataConfig() if isinstance(recipe.task, DetectConfig) else DataConfig()
+        data = ANY_SIZE if isinstance(recipe.task, DetectConfig) else DataConfig()
         return Recipe(name="auto", task=recipe.task, data=data, optim=any_length)
     model = _value(arguments, "--model", "--task.model")
     if is_detector_name(model) or is_detection_set(_value(arguments, "--data", "--data.path")):
-        return Recipe(
-            name="auto", task=DetectConfig(), data=DetectionDataConfig(), optim=any_length
-        )
+        return Recipe(name="auto", task=DetectConfig(), data=ANY_SIZE, optim=any_length)
     return Recipe(name="auto", optim=any_length)
+
+
+def _positional(arguments: Sequence[str]) -> list[str]:
+    """The arguments that are no options and not what the commonest of them take."""
+    found, before = [], ""
+    for argument in arguments:
+        if not argument.startswith("-") and before not in VALUED:
+            found.append(argument)
+        before = argument
+    return found
 
 
 def _value(arguments: Sequence[str], *options: str) -> str:
@@ -100,7 +121,7 @@ def _choose(name: str, base: Recipe, arguments: Sequence[str]) -> tuple[Recipe, 
     if isinstance(base.task, DetectConfig):
         assert isinstance(base.data, DetectionDataConfig)
         return run.choose_detection(
-            base.data,
+            replace(base.data, max_size=max(base.data.min_size, DetectionDataConfig().max_size)),
             recipe=find_recipe(name) if name else None,
             model=base.task.model if _given(arguments, "--task.model") else "",
             pretrained=base.task.pretrained if _given(arguments, "--task.pretrained") else "",

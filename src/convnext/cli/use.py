@@ -23,11 +23,12 @@ class EvaluateArguments:
     data: str = ""
     """The labelled images: a folder, CSV, tar shards or hf:NAME; empty = the run's own data."""
     split: Literal["auto", "train", "val", "test", "all"] = "auto"
-    """Which part of the data; auto = test if there is one, else val, else everything."""
+    """Which part of the data; auto = test if there is one, else val, else everything; for detectors
+    on other data than their own val first (most test parts come without boxes)."""
     out: str = ""
     """Folder for evaluation.json and report.html; empty = in the run folder, else in runs/."""
-    batch_size: int = 64
-    """Images a batch."""
+    batch_size: int | None = None
+    """Images a batch; by default 64, of detectors 1 (padding to a larger neighbour is felt)."""
     workers: int = -1
     """Processes that read images (-1 = fit for this machine)."""
     device: str = "auto"
@@ -56,7 +57,7 @@ def evaluate(arguments: list[str]) -> int:
             split=args.split,
             out=Path(args.out) if args.out else None,
             tta=args.tta,
-            batch_size=min(args.batch_size, 4),  # they are padded to one size
+            batch_size=args.batch_size or 1,
             workers=args.workers,
             device=args.device,
         )
@@ -67,7 +68,7 @@ def evaluate(arguments: list[str]) -> int:
         data=args.data,
         split=args.split,
         out=Path(args.out) if args.out else None,
-        batch_size=args.batch_size,
+        batch_size=args.batch_size or 64,
         workers=args.workers,
         device=args.device,
     )
@@ -91,7 +92,7 @@ def _probe(args: EvaluateArguments) -> int:
         use_knn=args.knn,
         use_linear=args.linear,
         image_size=args.image_size,
-        batch_size=args.batch_size,
+        batch_size=args.batch_size or 64,
         workers=args.workers,
         device=args.device,
     )
@@ -124,8 +125,8 @@ class PredictArguments:
     """Detectors: least score of an object, by default 0.5."""
     tta: bool = False
     """Detectors: see each image at three sizes and mirrored; six times the time."""
-    batch_size: int = 64
-    """Images a batch."""
+    batch_size: int | None = None
+    """Images a batch; by default 64, of detectors 1 (padding to a larger neighbour is felt)."""
     workers: int = -1
     """Processes that read images (-1 = fit for this machine)."""
     device: str = "auto"
@@ -149,7 +150,7 @@ def predict(arguments: list[str]) -> int:
         json=Path(args.json) if args.json else None,
         cam=Path(args.cam) if args.cam else None,
         topk=args.topk,
-        batch_size=args.batch_size,
+        batch_size=args.batch_size or 64,
         workers=args.workers,
         device=args.device,
     )
@@ -169,7 +170,7 @@ def _predict_objects(args: PredictArguments) -> int:
         draw=Path(args.draw) if args.draw else None,
         threshold=THRESHOLD if args.threshold is None else args.threshold,
         tta=args.tta,
-        batch_size=min(args.batch_size, 4),  # they are padded to one size
+        batch_size=args.batch_size or 1,
         workers=args.workers,
         device=args.device,
     )

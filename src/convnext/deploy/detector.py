@@ -55,7 +55,7 @@ def export_detector(
         folder: made if missing; files of an earlier export are replaced, once all are written.
         labels: names of the classes; their numbers by default.
         preprocessing: what images need; the published sizes and ImageNet's statistics by default.
-        opset: version of the operators, 18 to 23.
+        opset: version of the operators, 18 to 21.
         example_size: height and width to trace with, multiples of 32 and not below 64; others
             work as well.
         title: what the detector is, for the reader of detector.json.
@@ -71,6 +71,7 @@ def export_detector(
     check_opset(opset)
     if any(side % DIVISOR or side < 2 * DIVISOR for side in example_size):
         raise ValueError(f"example_size {example_size}: sides must be multiples of 32, at least 64")
+    _refuse_windows(model)
     config = model.config
     preprocessing = preprocessing or DetectorPreprocessing()
     labels = [str(i) for i in range(config.num_classes)] if labels is None else list(labels)
@@ -97,6 +98,16 @@ def export_detector(
         for part in sorted(parts.iterdir(), key=lambda p: p.suffix == ".json"):  # that one last
             part.replace(target / part.name)
     return target
+
+
+def _refuse_windows(model: MaskRCNN) -> None:
+    """Such networks of timm do not fail: the tracer fills all memory with terms of sizes."""
+    kinds = {type(module).__name__ for module in model.backbone.modules()}
+    if windows := sorted(kind for kind in kinds if "Window" in kind or "Partition" in kind):
+        raise ValueError(
+            f"{model.config.backbone} attends within windows ({windows[0]}), which cannot be traced "
+            "with free sizes; export a detector on a convolutional network"
+        )
 
 
 def ready(model: MaskRCNN) -> MaskRCNN:

@@ -47,7 +47,7 @@ _ROWS = (
     _Row("cascade_mask_rcnn_convnext_base", "_in22k", _22K, 0.6, 1e-4, 0.8, (54.0, 46.9)),
     _Row("cascade_mask_rcnn_convnext_large", "_in22k", _22K, 0.7, 1e-4, 0.7, (54.8, 47.6)),
     _Row("cascade_mask_rcnn_convnext_xlarge", "_in22k", _22K, 0.8, 1e-4, 0.7, (55.2, 47.7)),
-    # Not published: Mask R-CNN of the other sizes, with the rates of the cascade of that size.
+    # Not published: Mask R-CNN of the other sizes, with the rates of T and their own drop path.
     _Row("mask_rcnn_convnext_small", "", _1K, 0.6, 1e-4, 0.95, None),
     _Row("mask_rcnn_convnext_base", "", _1K, 0.7, 1e-4, 0.95, None),
     _Row("mask_rcnn_convnext_large", "_in22k", _22K, 0.7, 1e-4, 0.95, None),
@@ -95,18 +95,16 @@ def _published(row: _Row, schedule: str) -> Recipe:
     )
 
 
-def _recipes() -> dict[str, Recipe]:
-    found = [_published(row, schedule) for row in _ROWS for schedule in SCHEDULES]
-    named = {recipe.name: recipe for recipe in found}
-    # By its plain name a detector is fit for the data; where there is much, as published.
-    plain = {
-        row.model: replace(_published(row, "3x"), name=row.model)
-        for row in reversed(_ROWS)  # of two rows the first
-    }
-    return named | {model: plain[model] for model in dict.fromkeys(row.model for row in _ROWS)}
-
-
-RECIPES = _recipes()
+_PUBLISHED = {
+    recipe.name: recipe
+    for recipe in (_published(row, schedule) for row in _ROWS for schedule in SCHEDULES)
+}
+# By its plain name a detector is fit for the data; where there is much, it is trained as published.
+_PLAIN = {
+    row.model: replace(_published(row, "3x"), name=row.model)
+    for row in reversed(_ROWS)  # of two rows the first
+}
+RECIPES = _PUBLISHED | {row.model: _PLAIN[row.model] for row in _ROWS}
 
 CPU_STEPS, GPU_STEPS = 1_500, 12_000
 
@@ -144,19 +142,21 @@ def fit_detection(
         f"{n:,} training images with {summary.num_objects:,} objects of {summary.num_classes} "
         f"classes, {'with' if summary.has_masks else 'without'} masks"
     )
-    if n >= COCO_SCALE:
-        recipe = recipe or RECIPES[model or "mask_rcnn_convnext_tiny"]
-        task = replace(recipe.detect[0], masks=summary.has_masks)
-        say(f"much data: {recipe.name} as published")
-        return replace(recipe, task=task, data=replace(recipe.data, path=data.path)), reasons
+    chosen = model or (recipe.detect[0].model if recipe else "")
+    if n >= COCO_SCALE or (recipe is not None and recipe.name in _PUBLISHED):
+        recipe = _as_published(recipe or _nearest(chosen, pretrained), summary, data, image_size)
+        say(f"{recipe.name} as published")
+        return recipe, reasons
     size = image_size or _size(summary, cpu, say)
-    task = _detector(summary, recipe, model, pretrained, cpu, size, say)
+    say("from scratch" if not pretrained else f"from {pretrained} weights")
+    task = _detector(summary, chosen, pretrained, cpu, size, say)
     batch = batch_size or min(8 if cpu else BATCH, n)
     per_epoch = max(1, n // batch)
     epochs = epochs or min(300, max(12, round((CPU_STEPS if cpu else GPU_STEPS) / per_epoch)))
     say(f"{epochs} epochs of {per_epoch} steps with batches of {batch}")
-    lr, decay = (2e-4, 0.9) if pretrained else (5e-4, 1.0)
-    say(f"learning rate {lr:.3g}, falling along a cosine" + (", lower below" * bool(pretrained)))
+    decay = 0.9 if pretrained and ":" not in chosen else 1.0  # the layers of timm are not known
+    lr = 2e-4 if pretrained else 5e-4
+    say(f"learning rate {lr:.3g}, falling along a cosine" + ", lower below" * (decay < 1))
     say("left-right flips; where nothing has an up (microscopy): --data.augment.vflip 0.5")
     return Recipe(
         name=recipe.name if recipe else "auto",
@@ -172,7 +172,7 @@ def fit_detection(
             clip_grad=1.0,
         ),
         train=TrainConfig(
-            ema_decay=0.998,
+            ema_decay=0.99 if cpu else 0.998,
             ema_warmup=True,
             micro_batch=None if cpu else 4,
             eval_every_epochs=max(1, epochs // 10),
@@ -183,53 +183,77 @@ def fit_detection(
     ), reasons
 
 
+def _as_published(
+    recipe: Recipe, summary: DetectionSummary, data: DetectionDataConfig, image_size: int | None
+) -> Recipe:
+    """A published recipe on these data; only masks are left out where there are none."""
+    task, published = recipe.detect
+    data = replace(data, augment=published.augment)
+    if not image_size:
+        data = replace(data, min_size=published.min_size, max_size=published.max_size)
+    return replace(recipe, task=replace(task, masks=task.masks and summary.has_masks), data=data)
+
+
+def _nearest(model: str, pretrained: str) -> Recipe:
+    """The published recipe of a detector; of one without, that of the same system on T."""
+    cascade = model.startswith("cascade_")
+    usual = "cascade_mask_rcnn_convnext_tiny" if cascade else "mask_rcnn_convnext_tiny"
+    recipe = _PLAIN.get(model or usual)
+    if recipe is None:
+        base = _PLAIN[usual]
+        rate = 0.0 if ":" in model else base.detect[0].drop_path_rate
+        task = replace(base.detect[0], model=model, pretrained=pretrained, drop_path_rate=rate)
+        decay = 1.0 if ":" in model else base.optim.layer_decay
+        recipe = replace(base, name=model, task=task, expected_ap=None)
+        recipe = replace(recipe, optim=replace(recipe.optim, layer_decay=decay))
+    if pretrained:
+        recipe = replace(recipe, task=replace(recipe.detect[0], pretrained=pretrained))
+    return recipe
+
+
 def _size(summary: DetectionSummary, cpu: bool, say: Callable[[str], None]) -> int:
     """Short side: as large as images and time allow, so that small objects have some pixels."""
-    limit = 320 if cpu else 800
-    size = min(limit, max(128, summary.median_short_side))
-    if summary.median_short_side * 12 / max(summary.small_object, 1) > size:
-        size = min(2 * limit, summary.median_short_side)  # its small objects need 12 pixels
+    limit, side = (320 if cpu else 800), summary.median_short_side
+    size = min(limit, max(128, side))
+    if size * summary.small_object < 12 * side:  # its small objects need 12 pixels
+        size = max(size, min(2 * limit, side))
     size = round(size / 32) * 32
-    say(
-        f"short side {size} px (images have {summary.median_short_side}, small objects "
-        f"{summary.small_object:.0f})"
-    )
+    say(f"short side {size} px (images have {side}, small objects {summary.small_object:.0f})")
     return size
 
 
 def _detector(
     summary: DetectionSummary,
-    recipe: Recipe | None,
-    model: str,
+    name: str,
     pretrained: str,
     cpu: bool,
     size: int,
     say: Callable[[str], None],
 ) -> DetectConfig:
-    ratio = size / summary.median_short_side
-    name = model or (recipe.detect[0].model if recipe else "")
     args: dict[str, object] = {}
+    proposals, per_level, sampled = (1000, 1000), (2000, 1000), 512
     if not name:
         name = "mask_rcnn_convnextv2_atto" if cpu else "mask_rcnn_convnext_tiny"
         say(f"{name}, which trains in reasonable time on {'a CPU' if cpu else 'a GPU'}")
         if cpu:
-            args = {
-                "fpn_dim": 96,
-                "fc_dim": 256,
-                "mask_convs": 2,
-                "roi_sampled": 128,
-                "rpn_per_level": [500, 300],
-                "rpn_proposals": [400, 200],
-            }
-    small = summary.small_object * ratio
-    scale = next((s for s in (8.0, 4.0) if 4 * s <= 2 * small), 2.0)
+            args = {"fpn_dim": 96, "fc_dim": 256, "mask_convs": 2}
+            proposals, per_level, sampled = (400, 200), (500, 300), 128
+    if 2 * summary.most_objects > proposals[1]:
+        most = 2 * summary.most_objects
+        proposals = (max(proposals[0], most), most)
+        per_level, sampled = (2 * most, most), max(sampled, most)
+        say(f"{most} proposals, because an image has {summary.most_objects} objects")
+    if summary.most_objects > 50:
+        args["max_detections"] = 2 * summary.most_objects
+        say(f"up to {2 * summary.most_objects} detections; COCO counts 100 an image and class")
+    usual = ((1000, 1000), (2000, 1000), 512)
+    if (proposals, per_level, sampled) != usual:
+        args |= {"rpn_proposals": list(proposals), "rpn_per_level": list(per_level)}
+        args["roi_sampled"] = sampled
+    scale = _anchor_scale(summary, size / summary.median_short_side, say)
     if scale != 8.0:
         args["anchor_scale"] = scale
-        say(f"anchors from {4 * scale:.0f} px on, because small objects have {small:.0f} px")
-    if summary.most_objects > 80:
-        args["max_detections"] = 2 * summary.most_objects
-        say(f"up to {2 * summary.most_objects} detections, an image has {summary.most_objects}")
-    drop_path = 0.1 if cpu else 0.2
+    drop_path = 0.0 if ":" in name else 0.1 if cpu else 0.2
     return DetectConfig(
         model=name,
         pretrained=pretrained,
@@ -237,3 +261,19 @@ def _detector(
         drop_path_rate=drop_path,
         model_args=args,
     )
+
+
+def _anchor_scale(summary: DetectionSummary, ratio: float, say: Callable[[str], None]) -> float:
+    """Side of the anchors in strides: from 4 times it on, up to 64 times it.
+
+    The smallest anchors are at most twice as large as small objects, unless the largest ones would
+    then be less than 0.55 of large objects, which none would learn (their overlap is below 0.3).
+    """
+    small, large = summary.small_object * ratio, summary.large_object * ratio
+    wanted = next((s for s in (8.0, 4.0) if 4 * s <= 2 * small), 2.0)
+    scale = max(wanted, next((s for s in (2.0, 4.0) if 64 * s >= 0.55 * large), 8.0))
+    if scale != 8.0:
+        say(f"anchors of {4 * scale:.0f} to {64 * scale:.0f} px: objects have {small:.0f} and more")
+    if scale > wanted:
+        say(f"no smaller ones, because large objects have {large:.0f} px")
+    return scale

@@ -63,7 +63,7 @@ def choose_detection(
     """
     train = open_detection(data).train
     return fit_detection(
-        detection_summary(train),
+        detection_summary(train, data),
         data,
         recipe=recipe,
         device=pick_device(device).type,

@@ -116,12 +116,13 @@ def _write(
     recipe, splits = job.recipe, job.splits
     _, data = recipe.detect
     scores = {split: result.scalars() for split, result in results.items()}
+    ids = list(cast(DetectionSource, splits.train).category_ids)
     save_detector(
         task.network,
         folder.weights_dir,
         labels=splits.classes,
         preprocessing=preprocessing_of(data),
-        extra={"scores": scores, "recipe": recipe.name},
+        extra={"scores": scores, "recipe": recipe.name, "category_ids": ids},
     )
     values: dict[str, Any] = {"step": fit.step}
     values |= {split: result.to_json() for split, result in results.items()}

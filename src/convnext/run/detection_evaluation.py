@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from convnext.data import EvalBatches, num_workers
+from convnext.data import EvalBatches, check_images, num_workers
 from convnext.data.config import DetectionDataConfig
 from convnext.data.detection import (
     DetectionSource,
@@ -46,7 +46,7 @@ def evaluate_objects(
     split: Split = "auto",
     out: Path | None = None,
     tta: bool = False,
-    batch_size: int = 4,
+    batch_size: int = 1,
     workers: int = -1,
     device: str = "auto",
     say: Callable[[str], None] = say_line,
@@ -56,8 +56,9 @@ def evaluate_objects(
     Args:
         target: What `load_trained` takes: a run, weights, a checkpoint, a published name.
         data: The annotated images; by default the run's own.
-        split: Part of the data; "auto" is the validation split if there is one, else the test
-            split, else everything.
+        split: Part of the data; "auto" is the test split of a run's own data if there is one, else
+            its validation split, else its training images; of other data the validation split if
+            there is one, else the test split, else everything.
         out: Folder to write to; by default `evaluate-SPLIT` in the run, else in `runs/`.
         tta: See each image at three sizes and mirrored; six times the time.
         batch_size: Images a batch.
@@ -114,6 +115,8 @@ def _open(
         return source, config, name
     config = replace(recipe.detect[1], workers=workers)
     splits = open_detection(config)
+    if config.on_bad_image == "skip":  # else the run had no unreadable image
+        splits = check_images(splits, config)
     if splits.classes != loaded.labels:
         raise ValueError(
             f"the classes of {config.path} are no longer those of {loaded.title}: "

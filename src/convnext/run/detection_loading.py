@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from convnext.data.config import DetectionDataConfig
 from convnext.models.mask_rcnn import MaskRCNN, detector_config
@@ -14,8 +15,12 @@ from convnext.run.folder import RunFolder
 from convnext.run.loading import newest_checkpoint
 from convnext.tasks.detect import DetectConfig, DetectTask
 from convnext.train import checkpoint
+from convnext.weights.checkpoint import DETECTOR_HEADS, weight_file
 from convnext.weights.detection import DetectorPreprocessing, is_detector, load_detector
+from convnext.weights.labels import coco_category_ids, coco_labels
+from convnext.weights.sources import resolve
 from convnext.weights.timm_backbone import TIMM, TimmBackbone
+from convnext.weights.unwrapping import unwrap
 
 __all__ = ["LoadedDetector", "detects", "load_trained", "new_task"]
 
@@ -29,6 +34,7 @@ class LoadedDetector:
         labels: Names of the classes.
         data: How images become tensors.
         title: What to call it.
+        category_ids: Numbers of the classes in the annotations it was trained on, if known.
         run: The run that it comes from, if any.
     """
 
@@ -36,6 +42,7 @@ class LoadedDetector:
     labels: tuple[str, ...]
     data: DetectionDataConfig
     title: str
+    category_ids: tuple[int, ...] | None = None
     run: RunFolder | None = None
 
 
@@ -55,12 +62,15 @@ def detects(target: str) -> bool:
     """Whether a target names a detector and not a classifier.
 
     Args:
-        target: a run, a checkpoint of one, weights, or a published name.
+        target: a run, a checkpoint of one, weights, a URL of some, which are downloaded once, or a
+            published name.
 
     Raises:
         ValueError: it is a file that holds no weights.
-        OSError: it cannot be read.
+        OSError: it cannot be read, or there is no network.
     """
+    if target.startswith(("http://", "https://")):
+        return _holds_detector(resolve(target).path)
     path = Path(target).expanduser()
     run = RunFolder(path)
     if path.is_dir() and run.recipe_file.is_file():
@@ -68,8 +78,21 @@ def detects(target: str) -> bool:
     if _is_checkpoint(path):
         return "body_args" in checkpoint.load(path)["recipe"]["task"]
     if path.exists():
-        return is_detector(path)
+        return _holds_detector(path)
     return is_detector_name(target)
+
+
+def _holds_detector(path: Path) -> bool:
+    """`is_detector`; of a safetensors file only the names of the tensors are read."""
+    file = weight_file(path) if path.is_dir() else path
+    if file.suffix != ".safetensors":
+        return is_detector(file)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names = dict.fromkeys(opened.keys(), torch.empty(0))
+    except (SafetensorError, OSError):
+        return is_detector(file)  # it says what is wrong with the file
+    return any(name.startswith(DETECTOR_HEADS) for name in unwrap(names, file).state)
 
 
 def load_trained(target: str, device: torch.device) -> LoadedDetector:
@@ -106,9 +129,10 @@ def _from_weights(target: str) -> LoadedDetector:
     network, info = load_detector(target)
     chans = network.config.in_chans
     known = info.preprocessing or DetectorPreprocessing()
+    labels = info.labels or tuple(str(i) for i in range(network.config.num_classes))
     return LoadedDetector(
         network=network,
-        labels=info.labels or tuple(str(i) for i in range(network.config.num_classes)),
+        labels=labels,
         data=DetectionDataConfig(
             in_chans=chans,
             mean=known.mean,
@@ -118,7 +142,16 @@ def _from_weights(target: str) -> LoadedDetector:
             masks=network.config.masks,
         ),
         title=target,
+        category_ids=_category_ids(info.extra.get("category_ids"), labels),
     )
+
+
+def _category_ids(stored: object, labels: tuple[str, ...]) -> tuple[int, ...] | None:
+    """What a run stored with its weights; weights with the classes of COCO have COCO's numbers."""
+    numbers = stored if isinstance(stored, list) else []
+    if len(numbers) == len(labels) and all(type(number) is int for number in numbers):
+        return tuple(numbers)
+    return coco_category_ids() if labels == coco_labels() else None
 
 
 def _from_run(path: Path) -> LoadedDetector:

@@ -167,7 +167,7 @@ class _Csv(_Sink):
 
 class _Json(_Sink):
     def __init__(self, file: Any, loaded: LoadedDetector) -> None:
-        self._list = JsonDetections(file, loaded.labels)
+        self._list = JsonDetections(file, loaded.labels, loaded.category_ids)
 
     def add(self, number: int, name: str, picture: Image.Image, found: Detections) -> None:
         rles = _rles(picture, found)

@@ -21,7 +21,7 @@ from convnext.train.batch import to_device
 __all__ = ["mask_rles", "score_detections", "score_split"]
 
 Rle = dict[str, Any]
-EVAL_BATCH = 4  # images an evaluation batch: they are padded to one size
+EVAL_BATCH = 1  # as published: an image beside a larger one is padded, which its features see
 
 
 def score_detections(

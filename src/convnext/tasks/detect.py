@@ -16,6 +16,8 @@ __all__ = ["DetectConfig", "DetectTask"]
 
 NO_DECAY = (".bias", ".gamma", ".beta")
 BLOCKS_A_LAYER = 3  # of the third stage
+# Fields of the detector that others of the task, or the data, decide.
+DECIDED = ("backbone", "cascade", "masks", "num_classes", "in_chans", "drop_path_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class DetectConfig:
             raise ValueError(
                 f"task.drop_path_rate is {self.drop_path_rate}; it must be at least 0, below 1"
             )
-        known = [f.name for f in fields(MaskRCNNConfig)]
+        known = [f.name for f in fields(MaskRCNNConfig) if f.name not in DECIDED]
         for name in self.model_args:
             if name not in known:
                 raise unknown("field of task.model_args", name, known)

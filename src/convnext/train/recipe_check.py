@@ -2,7 +2,10 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
+
+from convnext.train.config import OptimConfig, TrainConfig
 
 HARMLESS = frozenset(
     {
@@ -59,9 +62,11 @@ def refuse_other_recipe(saved: dict[str, Any], now: dict[str, Any]) -> list[str]
 def _meaningful(recipe: dict[str, Any]) -> dict[str, Any]:
     """Fields by their full name, without those that only a sparse run reads in a dense one.
 
-    So a run that began before there was sparse training continues.
+    An absent field has its default: so a run that began before there was the field continues.
     """
-    fields = dict(_flat(recipe))
+    defaults = {"optim": asdict(OptimConfig()), "train": asdict(TrainConfig())}
+    fields = dict(_flat(plain({k: v for k, v in defaults.items() if k in recipe})))
+    fields |= dict(_flat(recipe))
     sparse = fields.get("optim.sparsity.sparsity", 0) > 0
     return {n: v for n, v in fields.items() if sparse or not n.startswith("optim.sparsity.")}
 

@@ -240,7 +240,8 @@ class TrainStep:
         """Which micro-batch would fit; tried out unless every process must take part."""
         step, size, world = self.state.step, self._batches.micro_batch, self._world
         problem = f"out of memory on {world.device} at step {step + 1} with {size} images at a time"
-        if world.size > 1 and self._config.parallel == "fsdp":
+        together = self._config.parallel == "fsdp" or self._config.sync_batch_norm
+        if world.size > 1 and together:  # nothing can be tried out by one process alone
             fits, verdict = size // 2 or None, "half of them may fit"
         else:
             fits = micro_batch_that_fits(

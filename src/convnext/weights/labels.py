@@ -21,13 +21,23 @@ def imagenet_labels(num_classes: int) -> tuple[tuple[str, ...] | None, dict[str,
     return labels, {label: info.label_name_to_description(label) for label in labels}
 
 
-@cache
 def coco_labels() -> tuple[str, ...]:
-    """The 80 classes of COCO in ascending order of their category ids.
+    """The 80 classes of COCO in ascending order of their category ids."""
+    return tuple(_coco().values())
 
-    Source: the list that torchvision carries, which has gaps for ids without images.
+
+def coco_category_ids() -> tuple[int, ...]:
+    """The category ids of `coco_labels`, 1 to 90 with gaps."""
+    return tuple(_coco())
+
+
+@cache
+def _coco() -> dict[int, str]:
+    """The classes of COCO by category id.
+
+    Source: the list that torchvision carries, which holds "N/A" for ids without images.
     """
     from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
     names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    return tuple(name for name in names if name not in ("__background__", "N/A"))
+    return {i: name for i, name in enumerate(names) if name not in ("__background__", "N/A")}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         open_detection_for_evaluation,
     )
     from convnext.data.detection.summary import DetectionSummary, detection_summary
+    from convnext.data.detection.trained import trained_images
 
 _HOMES = {
     "PictureBatch": "files",
@@ -31,6 +32,7 @@ _HOMES = {
     "is_detection_set": "splits",
     "open_detection": "splits",
     "open_detection_for_evaluation": "splits",
+    "trained_images": "trained",
 }
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "open_detection",
     "open_detection_for_evaluation",
     "scan_detection",
+    "trained_images",
 ]
 
 

@@ -16,6 +16,7 @@ from convnext.data.config import DetectionDataConfig
 from convnext.data.dataset import Key
 from convnext.data.detection.rle import decode_masks
 from convnext.data.detection.source import DetectionSource
+from convnext.data.detection.trained import trained_images
 from convnext.data.detection.transforms import (
     Grid,
     apply_to_boxes,
@@ -26,7 +27,6 @@ from convnext.data.detection.transforms import (
 )
 
 DIVISOR = 32  # the network halves its input five times
-SMALLEST_SIDE = 32  # smaller images do not train
 
 
 class DetectionBatch(TypedDict):
@@ -140,25 +140,14 @@ def detection_dataset(
 ) -> DetectionDataset:
     """A source with the training augmentation, or with the fixed evaluation view.
 
-    Training leaves out images with a side below 32 pixels and, unless `negatives` are wanted, those
-    without any annotated object (a crowd counts as one); `dataset.source` holds those that are
-    left, and `index` of a batch numbers them.
+    Training sees `trained_images` alone; `dataset.source` holds them, and `index` of a batch
+    numbers them.
 
     Raises:
         ValueError: if no image is left to train on.
-
-    Source: Liu et al. 2022, Appendix A.3, whose code filters so.
     """
     if train:
-        keep = source.sizes().min(axis=1, initial=1 << 30) >= SMALLEST_SIDE
-        if not config.negatives:
-            keep &= source.num_objects() > 0
-        if not keep.any():
-            raise ValueError(
-                f"{config.path}: no image to train on; each of the {len(source)} has no object or "
-                f"a side below {SMALLEST_SIDE} pixels"
-            )
-        source = source.subset(np.flatnonzero(keep))
+        source = trained_images(source, config)
     return DetectionDataset(source, config, train=train, seed=seed)
 
 

@@ -86,7 +86,8 @@ def coco_files(folder: Path) -> dict[str, Path]:
             return _by_split(official)
         if place != folder or any(file.name == _ROBOFLOW for file in files):
             files = [file for file in files if not file.name.startswith(_OTHER)]
-            if files:
+            # Other programs leave their files there, too: lists of classes, settings.
+            if files := [f for f in files if f.name == _ROBOFLOW or _looks_like_coco(f)]:
                 return _by_split(files)
     nested = sorted(folder.glob(f"*/{_ROBOFLOW}"))
     named = {split: file for file in nested if (split := split_of(file.parent.name)) is not None}
@@ -143,6 +144,8 @@ def _image_folders(file: Path, folder: Path, split: str) -> list[Path]:
 
 def _looks_like_coco(file: Path) -> bool:
     """Whether the parts of a COCO file of objects are named in it."""
+    if not file.is_file():
+        return False
     text = file.read_bytes()
     parts = (b"images", b"annotations", b"categories")
     return all(b'"%s"' % key in text for key in parts) and b'"segments_info"' not in text

@@ -82,11 +82,17 @@ def open_detection_for_evaluation(
 
 
 def is_detection_set(path: str) -> bool:
-    """Whether there are boxes at a path: it has the form of COCO, Pascal VOC or YOLO data."""
-    place = Path(path).expanduser()
-    if not path or path.startswith("hf:") or not place.exists():
+    """Whether there are boxes at a path: it has the form of COCO, Pascal VOC or YOLO data.
+
+    What contradicts itself or may not be read is none; `open_detection` says why.
+    """
+    if not path or path.startswith("hf:"):
         return False
-    return bool(find_readers(place, masks=False))
+    try:
+        place = Path(path).expanduser()
+        return place.exists() and bool(find_readers(place, masks=False))
+    except (ValueError, OSError, RuntimeError):  # the last of a ~user that is unknown
+        return False
 
 
 def read_parts(config: DetectionDataConfig) -> dict[str, Annotated]:

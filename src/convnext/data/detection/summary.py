@@ -3,16 +3,17 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convnext.data.config import DetectionDataConfig
 from convnext.data.detection.source import DetectionSource
+from convnext.data.detection.trained import SMALLEST_SIDE, trained_images
 
-SMALL = 20  # percentile of the sizes of objects
+SMALL, LARGE = 20, 95  # percentiles of the sizes of objects
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionSummary:
-    """Counts and sizes of the training images of a detection set.
+    """Counts and sizes of the images of a detection set that train.
 
     Attributes:
         num_images: images.
@@ -23,6 +24,7 @@ class DetectionSummary:
         median_long_side: likewise.
         small_object: side of a square as large as a small object, in pixels of its image: a fifth
             of the objects are smaller.
+        large_object: likewise of a large one: a twentieth of the objects are larger.
         most_objects: objects of the fullest image.
     """
 
@@ -33,14 +35,29 @@ class DetectionSummary:
     median_short_side: int
     median_long_side: int
     small_object: float
+    large_object: float
     most_objects: int
 
 
-def detection_summary(source: DetectionSource) -> DetectionSummary:
-    """Describe the images and objects of a source with at least one object."""
+def detection_summary(source: DetectionSource, config: DetectionDataConfig) -> DetectionSummary:
+    """Describe the images of a source that train, and their objects.
+
+    Args:
+        source: of the training images.
+        config: says whether images without objects train.
+
+    Raises:
+        ValueError: if no image, or no object, is left to train on.
+    """
+    source = trained_images(source, config)
     counts = source.num_objects(trains=True)
+    if not counts.any():
+        raise ValueError(
+            f"{config.path}: no object to train on; the images of at least {SMALLEST_SIDE} pixels "
+            "a side have none but crowds and boxes that are empty or outside"
+        )
     sizes = source.sizes()
-    trains = source.table.trains[source.object_rows()]
+    sides = source.box_sides()[source.table.trains[source.object_rows()]]
     return DetectionSummary(
         num_images=len(source),
         num_objects=int(counts.sum()),
@@ -48,13 +65,7 @@ def detection_summary(source: DetectionSource) -> DetectionSummary:
         has_masks=source.has_masks,
         median_short_side=int(np.median(sizes.min(axis=1))),
         median_long_side=int(np.median(sizes.max(axis=1))),
-        small_object=float(np.percentile(box_sides(source)[trains], SMALL)),
+        small_object=float(np.percentile(sides, SMALL)),
+        large_object=float(np.percentile(sides, LARGE)),
         most_objects=int(counts.max()),
     )
-
-
-def box_sides(source: DetectionSource) -> NDArray[np.float64]:
-    """Side of the square that is as large as the box of each object, in pixels: (M,)."""
-    boxes = source.table.boxes[source.object_rows()]
-    sides: NDArray[np.float64] = np.sqrt(np.maximum(boxes[:, 2] * boxes[:, 3], 0.0))
-    return sides

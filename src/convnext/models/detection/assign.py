@@ -49,9 +49,9 @@ def assign(
     if low_quality is not None:
         best_of_object = overlaps.amax(1, keepdim=True)
         takes = (overlaps == best_of_object) & (best_of_object >= low_quality)
-        order = torch.arange(1, len(objects) + 1, device=boxes.device)[:, None]
-        last = (takes * order).amax(0)  # 0 where no object takes the box
-        result = torch.where(last > 0, last - 1, result)
+        taken, by = torch.nonzero(takes.T, as_tuple=True)
+        last = result.new_full(result.shape, -1).scatter_reduce(0, taken, by, "amax")
+        result = torch.where(last >= 0, last, result)
     return result
 
 

@@ -99,11 +99,16 @@ def _area(boxes: Tensor) -> Tensor:
 
 def iou(one: Tensor, other: Tensor) -> Tensor:
     """Intersection over union of every box of (n, 4) with every one of (m, 4): (n, m)."""
-    low = torch.maximum(one[:, None, :2], other[:, :2])
-    high = torch.minimum(one[:, None, 2:], other[:, 2:])
-    common = (high - low).clamp_(min=0).prod(-1)
-    union = _area(one)[:, None] + _area(other) - common
-    return common / union.clamp(min=1e-6)
+    # One (n, m) tensor at a time: with many objects and anchors these are what memory goes into.
+    common = _overlap(one, other, 0).mul_(_overlap(one, other, 1))
+    union = (_area(one)[:, None] + _area(other)).sub_(common)
+    return common.div_(union.clamp_(min=1e-6))
+
+
+def _overlap(one: Tensor, other: Tensor, axis: int) -> Tensor:
+    """How far every box of (n, 4) and every one of (m, 4) go together along x or y: (n, m)."""
+    high = torch.minimum(one[:, None, 2 + axis], other[:, 2 + axis])
+    return high.sub_(torch.maximum(one[:, None, axis], other[:, axis])).clamp_(min=0)
 
 
 def giou(one: Tensor, other: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
+
+from convnext.models.detection.roi_align import kernel_roi_align
 
 __all__ = ["MASK_SIDE", "mask_targets", "paste"]
 
@@ -26,7 +27,7 @@ def mask_targets(masks: Tensor, boxes: Tensor, objects: Tensor) -> Tensor:
     used, row = torch.unique(objects, return_inverse=True)
     rois = torch.cat([row[:, None].to(boxes), boxes], 1)
     bitmaps = masks[used][:, None].to(boxes.dtype)
-    targets: Tensor = roi_align(bitmaps, rois, MASK_SIDE, 1.0, 0, aligned=True)
+    targets = kernel_roi_align(bitmaps, rois, MASK_SIDE, 1.0)
     return (targets[:, 0] >= THRESHOLD).to(boxes.dtype)
 
 

@@ -16,6 +16,8 @@ def best_of_classes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes that no better one of their class covers, best first.
 
+    A box that is not finite, or a score that is no number, is no detection.
+
     Args:
         boxes: (n, K, 4), one for each class.
         probabilities: (n, K + 1), the last of background.
@@ -30,6 +32,8 @@ def best_of_classes(
     """
     rows, labels = torch.nonzero(probabilities[:, :-1] > threshold, as_tuple=True)
     scores, boxes = probabilities[rows, labels], boxes[rows, labels]
+    finite = boxes.isfinite().all(1)  # a score that is no number is above no threshold
+    boxes, scores, labels = boxes[finite], scores[finite], labels[finite]
     if soft:
         scores = _softened(boxes, scores, labels)
         order = scores.argsort(descending=True)

@@ -11,13 +11,14 @@ from functools import cache
 from typing import Any, cast
 
 import torch
+import torchvision  # noqa: F401 - brings its operators
 from torch import Tensor
 from torch.autograd import Function
-from torchvision.ops import roi_align
 
-__all__ = ["aligned_roi_align"]
+__all__ = ["aligned_roi_align", "kernel_roi_align"]
 
 MOST_WEIGHTS = 1 << 26  # of a dense form of the matrix, before zeros are left out
+CHUNK = 1 << 19  # of these at a time
 
 
 def aligned_roi_align(x: Tensor, rois: Tensor, size: int, scale: float) -> Tensor:
@@ -40,7 +41,17 @@ def aligned_roi_align(x: Tensor, rois: Tensor, size: int, scale: float) -> Tenso
         matrix = _matrix(rois, x.shape, size, scale)
         if matrix is not None:
             return cast(Tensor, _Product.apply(x, matrix, size))
-    return cast(Tensor, roi_align(x, rois, size, scale, 0, aligned=True))
+    return kernel_roi_align(x, rois, size, scale)
+
+
+def kernel_roi_align(x: Tensor, rois: Tensor, size: int, scale: float) -> Tensor:
+    """The same by torchvision's kernel.
+
+    It is called by itself: where deterministic algorithms are asked for on CUDA, torchvision's
+    function takes a version in Python that needs a hundred times the memory. So there the gradient
+    of features, a sum in any order, is not the same to the last bit in each run.
+    """
+    return cast(Tensor, torch.ops.torchvision.roi_align(x, rois, scale, size, size, 0, True))
 
 
 class _Product(Function):
@@ -73,19 +84,26 @@ def _matrix(rois: Tensor, shape: torch.Size, size: int, scale: float) -> Tensor 
     side = (rois[:, 3:] - rois[:, 1:3]) * scale
     rows, row_weights = _taps(low[:, 1], side[:, 1], size, height)
     columns, column_weights = _taps(low[:, 0], side[:, 0], size, width)
-    if len(rois) * size**2 * rows.shape[2] * columns.shape[2] > MOST_WEIGHTS:
+    dense = size**2 * rows.shape[2] * columns.shape[2]  # weights of a box, zeros included
+    if len(rois) * dense > MOST_WEIGHTS or n * height * width >= 1 << 31:
         return None
-    # (boxes, bins down, bins across, cells down, cells across)
-    weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
-    cells = rows[:, :, None, :, None] * width + columns[:, None, :, None, :]
-    cells = cells + (rois[:, 0].long() * (height * width)).view(-1, 1, 1, 1, 1)
-    counts = weights != 0
-    ends = torch.zeros(len(rois) * size**2 + 1, dtype=torch.int64)
-    torch.cumsum(counts.sum((3, 4)).flatten(), 0, out=ends[1:])
+    first = rois[:, 0].int() * (height * width)
+    counts, cells, weights = [], [], []
+    for some in torch.split(torch.arange(len(rois)), max(1, CHUNK // dense)):
+        # (boxes, bins down, bins across, cells down, cells across)
+        weight = row_weights[some, :, None, :, None] * column_weights[some, None, :, None, :]
+        cell = rows[some, :, None, :, None] * width + columns[some, None, :, None, :]
+        cell = cell + first[some].view(-1, 1, 1, 1, 1)
+        counted = weight != 0
+        counts.append(counted.sum((3, 4), dtype=torch.int32).flatten())
+        cells.append(cell[counted])
+        weights.append(weight[counted])
+    ends = torch.zeros(len(rois) * size**2 + 1, dtype=torch.int32)
+    torch.cumsum(torch.cat(counts), 0, out=ends[1:])
     return torch.sparse_csr_tensor(
         ends,
-        cells[counts],
-        weights[counts],
+        torch.cat(cells),
+        torch.cat(weights),
         (len(rois) * size**2, n * height * width),
         check_invariants=False,
     )
@@ -101,8 +119,8 @@ def _taps(low: Tensor, side: Tensor, bins: int, limit: int) -> tuple[Tensor, Ten
         limit: cells of the map along the axis.
 
     Returns:
-        Numbers of cells and weights, both (n, bins, T): T neighbouring cells for each bin, those
-        that do not count with weight 0.
+        Numbers of cells, int32, and weights, both (n, bins, T): T neighbouring cells for each bin,
+        those that do not count with weight 0.
     """
     samples = (side / bins).ceil()[:, None, None]  # of a bin
     number = torch.arange(max(1, int(samples.max())), dtype=low.dtype)
@@ -120,7 +138,7 @@ def _taps(low: Tensor, side: Tensor, bins: int, limit: int) -> tuple[Tensor, Ten
     weights = low.new_zeros(len(low), bins, taps)
     weights.scatter_add_(2, offset, (1 - beyond) * share)
     weights.scatter_add_(2, offset + 1, beyond * share)
-    return first + torch.arange(taps), weights
+    return (first + torch.arange(taps)).int(), weights
 
 
 @cache
