@@ -167,6 +167,7 @@ def test_command(simple, traced_before, tmp_path, capsys):
     assert ours == {k: v for k, v in theirs.items() if k != "title"}
     names = {*GRAPHS, "detector.json", "detector_host.py"}
     assert {f.name for f in out.iterdir()} == names
+    assert [f.name for f in out.parent.iterdir()] == [out.name]
 
 
 @pytest.mark.parametrize(
@@ -194,6 +195,9 @@ def test_refuses(tmp_path, monkeypatch):
             export_detector(model, tmp_path / "out", preprocessing=grey)
         with pytest.raises(ValueError, match="multiples of 32"):
             export_detector(model, tmp_path / "out", example_size=(32, 100))
+        (tmp_path / "file").touch()
+        with pytest.raises(ValueError, match="is no folder"):
+            export_detector(model, tmp_path / "file")
         windows = new_detector("convnextv2_tiny")
         windows.backbone.other = type("WindowAttention", (torch.nn.Module,), {})()
         with pytest.raises(ValueError, match="cannot be traced with free sizes"):

@@ -83,21 +83,29 @@ def export_detector(
             f"{config.in_chans}; give mean and std one value per channel"
         )
     target = Path(folder).expanduser()
-    target.mkdir(parents=True, exist_ok=True)
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{target} is no folder; choose another one to export to")
+    target.parent.mkdir(parents=True, exist_ok=True)
     bare = ready(model)
-    with tempfile.TemporaryDirectory(dir=target, prefix=".export") as temporary:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export") as temporary:
         parts = Path(temporary)
         _write_graphs(bare, parts, opset, example_size)
         settings = _settings(bare, labels, preprocessing, opset)
         text = json.dumps({"title": title, **settings}, indent=2, ensure_ascii=False)
         shutil.copyfile(detector_host.__file__, parts / "detector_host.py")
         (parts / "detector.json").write_text(text + "\n", encoding="utf-8")
-        for file in FILES.values():  # not all are written again each time
-            (target / file).unlink(missing_ok=True)
-            (target / f"{file}.data").unlink(missing_ok=True)
-        for part in sorted(parts.iterdir(), key=lambda p: p.suffix == ".json"):  # that one last
-            part.replace(target / part.name)
+        _replace(parts, target)
     return target
+
+
+def _replace(parts: Path, target: Path) -> None:
+    """Move a complete export over an earlier one, which may have had more files."""
+    target.mkdir(exist_ok=True)
+    graphs = FILES.values()
+    for file in ("detector.json", *graphs, *(f"{file}.data" for file in graphs)):
+        (target / file).unlink(missing_ok=True)
+    for part in sorted(parts.iterdir(), key=lambda p: p.suffix == ".json"):  # that one last
+        shutil.move(part, target / part.name)
 
 
 def _refuse_windows(model: MaskRCNN) -> None:
@@ -105,8 +113,8 @@ def _refuse_windows(model: MaskRCNN) -> None:
     kinds = {type(module).__name__ for module in model.backbone.modules()}
     if windows := sorted(kind for kind in kinds if "Window" in kind or "Partition" in kind):
         raise ValueError(
-            f"{model.config.backbone} attends within windows ({windows[0]}), which cannot be traced "
-            "with free sizes; export a detector on a convolutional network"
+            f"{model.config.backbone} attends within windows ({windows[0]}), which cannot be "
+            "traced with free sizes; export a detector on a convolutional network"
         )
 
 

@@ -67,10 +67,10 @@ DEMO_DETECTION = Recipe(
         min_lr=0.0,
         weight_decay=0.05,
         batch_size=4,
-        epochs=40,
-        warmup_epochs=4.0,
+        epochs=24,
+        warmup_epochs=3.0,
         clip_grad=1.0,
     ),
-    train=TrainConfig(ema_decay=0.99, ema_warmup=True, eval_every_epochs=5),
+    train=TrainConfig(ema_decay=0.99, ema_warmup=True, eval_every_epochs=6),
     source="tuned on the validation part of the data",
 )
