@@ -4,6 +4,7 @@ import contextlib
 import os
 import pickle
 import resource
+import signal
 import subprocess
 import zipfile
 
@@ -200,7 +201,7 @@ def test_the_allocator_of_the_cpu_runs_out_of_memory(run, tmp_path):
 
 def test_a_second_signal_ends_at_once(start, tmp_path):
     with StopSignals() as signals:
-        os.kill(os.getpid(), 2)
+        signal.raise_signal(signal.SIGINT)  # to this thread, so at once
         assert signals.received == 2
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), 2)
+            signal.raise_signal(signal.SIGINT)
