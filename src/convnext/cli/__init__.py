@@ -20,9 +20,9 @@ MISTAKE, INTERRUPTED = 2, 130
 
 # command: what it does, and the module whose function of the same name runs it
 COMMANDS = {
-    "train": ("train a classifier, or pre-train without labels", "train"),
-    "evaluate": ("score a classifier on labelled images", "use"),
-    "predict": ("classify images", "use"),
+    "train": ("train a classifier or a detector, or pre-train without labels", "train"),
+    "evaluate": ("score a classifier or a detector on images with labels", "use"),
+    "predict": ("classify images, or find objects in them", "use"),
     "recipes": ("list the recipes", "tables"),
     "models": ("list the networks: size, cost, accuracy", "tables"),
     "weights": ("list, inspect and convert weights", "weights"),
@@ -105,7 +105,7 @@ def _help() -> str:
         [
             "usage: convnext COMMAND [OPTIONS]",
             "",
-            "ConvNeXt: train, evaluate and use image classifiers.",
+            "ConvNeXt: train, evaluate and use image classifiers and detectors.",
             "",
             *lines,
             "",
