@@ -367,12 +367,12 @@ def test_other_files_among_the_annotations(shapes, make_folder):
     assert not is_detection_set(str(folder))
 
 
-def test_what_contradicts_itself_is_no_detection_set(shapes, tmp_path):
+def test_what_contradicts_itself_is_a_detection_set_with_a_message(shapes, tmp_path):
     (shapes / "annotations" / "instances_val2017.json").write_text("{}")
     (tmp_path / "yolo").mkdir()
     (tmp_path / "yolo" / "data.yaml").write_text("[")
     for folder in (shapes, tmp_path / "yolo"):
-        assert not is_detection_set(str(folder))
+        assert is_detection_set(str(folder))
         with pytest.raises(ValueError, match=r"instances_val2017|data\.yaml"):
             open_at(folder)
     assert not is_detection_set("~nobody_of_this_name/set")

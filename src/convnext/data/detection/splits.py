@@ -84,14 +84,16 @@ def open_detection_for_evaluation(
 def is_detection_set(path: str) -> bool:
     """Whether there are boxes at a path: it has the form of COCO, Pascal VOC or YOLO data.
 
-    What contradicts itself or may not be read is none; `open_detection` says why.
+    What has the form but contradicts itself is one; `open_detection` says what is wrong.
     """
     if not path or path.startswith("hf:"):
         return False
     try:
         place = Path(path).expanduser()
         return place.exists() and bool(find_readers(place, masks=False))
-    except (ValueError, OSError, RuntimeError):  # the last of a ~user that is unknown
+    except ValueError:
+        return True
+    except (OSError, RuntimeError):  # the latter of a ~user that is unknown
         return False
 
 
