@@ -63,14 +63,14 @@ DEMO_DETECTION = Recipe(
         augment=DetectionAugmentConfig(vflip=0.5),
     ),
     optim=OptimConfig(
-        lr=5e-4,
+        lr=1e-3,
         min_lr=0.0,
         weight_decay=0.05,
         batch_size=4,
-        epochs=24,
+        epochs=50,
         warmup_epochs=3.0,
         clip_grad=1.0,
     ),
-    train=TrainConfig(ema_decay=0.99, ema_warmup=True, eval_every_epochs=6),
+    train=TrainConfig(ema_decay=0.99, ema_warmup=True, eval_every_epochs=10),
     source="tuned on the validation part of the data",
 )

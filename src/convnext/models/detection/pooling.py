@@ -42,5 +42,5 @@ def pool(levels: list[Tensor], rois: Tensor, size: int) -> Tensor:
         features = at_least_fp32(level)
         # Also without boxes, so that every level is part of the graph.
         read = aligned_roi_align(features, rois[here].to(features), size, 0.25 / 2**i)
-        pooled = pooled.index_put((here,), read.to(pooled))
+        pooled[here] = read.to(pooled)
     return pooled
