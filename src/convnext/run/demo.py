@@ -85,7 +85,9 @@ def demo_detection(
         f"{out}."
     )
     result: DetectionResult = train(recipe, out, say=say)["test"]
-    predict_objects(str(out), [data / "val", data / "test"], draw=out / "pictures", threshold=0.3, say=say)
+    predict_objects(
+        str(out), [data / "val", data / "test"], draw=out / "pictures", threshold=0.3, say=say
+    )
     say(f"\nThe other forest, scored once: {summary_line(result)}.")
     say(f"Open {(out / 'report.html').resolve()} in a browser.")
     return result
