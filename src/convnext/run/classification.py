@@ -20,8 +20,7 @@ from convnext.run.kind import Kind
 from convnext.run.loading import load_network, pick_device
 from convnext.tasks.classify import ClassifyTask
 from convnext.tasks.distillation import Teacher
-from convnext.train.hooks import Hook
-from convnext.train.protocols import Evaluate, Task
+from convnext.train.protocols import Evaluate
 from convnext.weights.architecture import stored_fields
 from convnext.weights.checkpoint import Checkpoint, read_checkpoint
 from convnext.weights.create import load_pretrained
@@ -202,10 +201,6 @@ def _evaluator(job: Job) -> Evaluate | None:
     return job.evaluator() if job.splits.val is not None else None
 
 
-def _no_hooks(job: Job, task: Task, folder: Path) -> list[Hook]:
-    return []
-
-
 def _open(recipe: Recipe) -> Splits:
     return check_images(open_splits(recipe.images), recipe.images)
 
@@ -215,6 +210,5 @@ CLASSIFICATION = Kind(
     build=_build,
     batches=Job.train_batches,
     evaluator=_evaluator,
-    hooks=_no_hooks,
     conclude=conclude,
 )

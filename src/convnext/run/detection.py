@@ -22,8 +22,7 @@ from convnext.run.job import Job
 from convnext.run.kind import Kind, Say
 from convnext.run.loading import pick_device
 from convnext.tasks.detect import DetectTask
-from convnext.train.hooks import Hook
-from convnext.train.protocols import Batches, Evaluate, Task
+from convnext.train.protocols import Batches, Evaluate
 from convnext.weights.detection import (
     PREDICTORS,
     is_detector,
@@ -150,15 +149,10 @@ def _evaluator(job: Job) -> Evaluate | None:
     return evaluate
 
 
-def _no_hooks(job: Job, task: Task, folder: Path) -> list[Hook]:
-    return []
-
-
 DETECTION = Kind(
     open=_open,
     build=_build,
     batches=_batches,
     evaluator=_evaluator,
-    hooks=_no_hooks,
     conclude=conclude,
 )

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from pycocotools import mask as coco_mask
-from torch import Tensor, nn
+from torch import nn
 
 from convnext.data import EvalBatches, num_workers
 from convnext.data.detection import DetectionBatch, DetectionSource, detection_dataset
 from convnext.evaluate.coco import CocoMetrics
+from convnext.evaluate.coco_masks import encode_masks
 from convnext.evaluate.coco_result import DetectionResult
 from convnext.models.detection.masks import paste
 from convnext.models.mask_rcnn import Detections
@@ -100,10 +99,5 @@ def mask_rles(detections: Detections, size: tuple[int, int]) -> list[Rle]:
     """
     assert detections.masks is not None, "a detector without masks was asked for them"
     masks, boxes = detections.masks.cpu(), detections.boxes.cpu()
-    return [rle(paste(mask, box, size)) for mask, box in zip(masks, boxes, strict=True)]
-
-
-def rle(mask: Tensor) -> Rle:
-    """A mask (H, W) bool as compressed run lengths; "counts" is text, ready for JSON."""
-    encoded = coco_mask.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
-    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
+    pasted = (paste(mask, box, size).numpy() for mask, box in zip(masks, boxes, strict=True))
+    return [rle for mask in pasted for rle in encode_masks(mask[None])]

@@ -18,6 +18,10 @@ __all__ = ["Kind", "Say"]
 Say = Callable[[str], None]
 
 
+def _no_hooks(job: Job, task: Task, folder: Path) -> list[Hook]:
+    return []
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """A kind of task, as functions of a job.
@@ -27,14 +31,14 @@ class Kind:
         build: Network and loss; the second argument says whether a checkpoint will replace the
             weights.
         evaluator: What scores weights during the run, if anything can.
-        hooks: Watchers of its own; the last argument is the folder of the run.
         batches: The training images in batches of the recipe's effective size.
         conclude: What is left in the folder at the end; gives the scores.
+        hooks: Watchers of its own; the last argument is the folder of the run.
     """
 
     open: Callable[[Recipe], Splits[Any]]
     build: Callable[[Job, bool, Say], Task]
     evaluator: Callable[[Job], Evaluate | None]
-    hooks: Callable[[Job, Task, Path], list[Hook]]
     batches: Callable[[Job], Batches]
     conclude: Callable[[Job, RunFolder, FitResult, Say], Any]
+    hooks: Callable[[Job, Task, Path], list[Hook]] = _no_hooks
