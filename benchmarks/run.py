@@ -59,6 +59,7 @@ def main() -> None:
     import loader
     import masked
     import networks
+    import segmentation
     import startup
 
     benchmarks: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
@@ -69,12 +70,16 @@ def main() -> None:
         "depthwise": depthwise.compare,
         "masked": masked.compare,
         "detection": detection.compare,
+        "segmentation": segmentation.compare,
         "startup": startup.times,
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("benchmark", choices=benchmarks)
     parser.add_argument("--models", nargs="+", default=["convnext_atto", "convnext_tiny"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
+    parser.add_argument(
+        "--sizes", nargs="+", type=int, default=[512], help="sides of images, of segmentation"
+    )
     parser.add_argument("--phases", nargs="+", default=["inference", "training"])
     parser.add_argument("--modes", nargs="+", default=["eager", "compiled"])
     parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"])

@@ -123,3 +123,96 @@ def write_json(
     ]
     content = {"images": images, "annotations": annotations, "categories": categories}
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+SEGMENTS = ("background", *CLASSES)  # values 0 to 3 of masks; the border of shapes is 255
+_PLACES = {
+    # Of each layout: where images and masks of a split are, and the ending of their names.
+    "plain": ("images/{split}/{name}.png", "masks/{split}/{name}.png"),
+    "flat": ("images/{name}.png", "masks/{name}_mask.png"),
+    "folders": ("{split}/images/{name}.png", "{split}/masks/{name}.png"),
+    "pairs": ("{split}/{name}.png", "{split}annot/{name}.png"),
+    "ade20k": ("images/{long}/{name}.jpg", "annotations/{long}/{name}.png"),
+    "voc": ("JPEGImages/{name}.jpg", "SegmentationClass/{name}.png"),
+    "cityscapes": (
+        "leftImg8bit/{split}/ulm/{name}_leftImg8bit.png",
+        "gtFine/{split}/ulm/{name}_gtFine_labelIds.png",
+    ),
+}
+_CITYSCAPES_IDS = (7, 11, 24, 26)  # road, building, person, car
+
+
+def write_segmentation(
+    folder: Path,
+    num_train: int = 8,
+    num_val: int = 4,
+    size: int = 64,
+    seed: int = 0,
+    *,
+    layout: str = "plain",
+    vary: bool = False,
+    names: bool = True,
+) -> Path:
+    """Write pictures of coloured shapes with masks: background and the three shapes.
+
+    Masks are index PNG. A few pixels of each are 255, which counts for nothing. The layouts
+    "ade20k", "voc" and "cityscapes" have the values of those sets (1 to 4; 0 to 3 with a palette;
+    ids of four of the classes) and their names; "flat" knows no splits.
+
+    Args:
+        folder: made if missing.
+        num_train: number of images.
+        num_val: number of images.
+        size: side of the images in pixels.
+        seed: another seed, other pictures.
+        layout: one of plain, flat, folders, pairs, ade20k, voc, cityscapes.
+        vary: give every image a width and a height between 3/4 and 4/4 of `size`.
+        names: write `classes.txt` where the layout has no names of its own.
+
+    Returns:
+        `folder`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lists: dict[str, list[str]] = {}
+    for number, (split, count) in enumerate((("train", num_train), ("val", num_val))):
+        random = np.random.RandomState([seed, number])
+        lists[split] = [f"{split}_{i:04d}" for i in range(count)]
+        for name in lists[split]:
+            height, width = random.randint(size * 3 // 4, size + 1, 2) if vary else (size, size)
+            pixels, labels, parts = draw_shapes(random, int(height), int(width))
+            mask = np.zeros(pixels.shape[:2], np.uint8)
+            for label, part in zip(labels, parts, strict=True):
+                mask[part > 0] = label + 1
+            long = {"train": "training", "val": "validation"}[split]
+            image, truth = (
+                folder / place.format(split=split, long=long, name=name)
+                for place in _PLACES[layout]
+            )
+            image.parent.mkdir(parents=True, exist_ok=True)
+            truth.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(
+                image, **({"quality": 95} if image.suffix != ".png" else {})
+            )
+            _coded(mask, layout).save(truth, compress_level=1)
+    if layout == "voc":
+        place = folder / "ImageSets" / "Segmentation"
+        place.mkdir(parents=True, exist_ok=True)
+        for split, stems in lists.items():
+            (place / f"{split}.txt").write_text("\n".join(stems) + "\n")
+    elif names and layout not in ("ade20k", "cityscapes"):
+        (folder / "classes.txt").write_text("\n".join(SEGMENTS) + "\n")
+    return folder
+
+
+def _coded(mask: NDArray[np.uint8], layout: str) -> Image.Image:
+    """A mask of values 0 to 3 as a layout has it, with a strip of ignored pixels."""
+    values = {
+        "ade20k": np.arange(1, 5, dtype=np.uint8),
+        "cityscapes": np.array(_CITYSCAPES_IDS, np.uint8),
+    }.get(layout, np.arange(4, dtype=np.uint8))
+    coded = values[mask]
+    coded[0, : len(coded[0]) // 4] = {"ade20k": 0, "cityscapes": 0}.get(layout, 255)
+    image = Image.fromarray(coded)
+    if layout == "voc":
+        image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0] + 756 * [200])
+    return image

@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from convnext.weights import (
         create_detector,
         create_model,
+        create_segmenter,
         load_detector,
         load_pretrained,
+        load_segmenter,
         save_detector,
         save_pretrained,
+        save_segmenter,
     )
 
 __version__ = "0.1.0"
@@ -24,23 +27,29 @@ __all__ = [
     "__version__",
     "create_detector",
     "create_model",
+    "create_segmenter",
     "list_models",
     "load_detector",
     "load_pretrained",
+    "load_segmenter",
     "merge",
     "save_detector",
     "save_pretrained",
+    "save_segmenter",
 ]
 
 _HOMES = {
     "create_detector": "convnext.weights",
     "create_model": "convnext.weights",
+    "create_segmenter": "convnext.weights",
     "load_detector": "convnext.weights",
     "save_detector": "convnext.weights",
     "list_models": "convnext.models.registry",
     "load_pretrained": "convnext.weights",
+    "load_segmenter": "convnext.weights",
     "merge": "convnext.models.large_kernel",
     "save_pretrained": "convnext.weights",
+    "save_segmenter": "convnext.weights",
 }
 
 

@@ -7,17 +7,8 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as vision
 
 from convnext.data import DetectionAugmentConfig, DetectionDataConfig
-from convnext.data.detection.transforms import (
-    Crop,
-    Flip,
-    Resize,
-    apply_to_boxes,
-    apply_to_pixels,
-    eval_steps,
-    fit_size,
-    mask_grid,
-    train_steps,
-)
+from convnext.data.detection.transforms import apply_to_boxes, eval_steps, train_steps
+from convnext.data.pixels import Crop, Flip, Resize, apply_to_pixels, fit_size, mask_grid
 
 CONFIG = DetectionDataConfig()
 

@@ -10,6 +10,7 @@ from torchvision.ops import nms as torch_nms
 from convnext.data.decode import read_image
 from convnext.data.detection import transforms
 from convnext.deploy import detector_host as host
+from convnext.deploy import host_pictures as pictures
 from convnext.models.detection import boxes as geometry
 from convnext.models.detection import masks
 from convnext.models.detection.nms import best_of_classes
@@ -33,12 +34,12 @@ def test_resize(old, new, channels):
     image = torch.tensor(pixels).permute(2, 0, 1)[None]
     image = image.contiguous(memory_format=torch.channels_last)
     expected = F.interpolate(image, new, mode="bilinear", align_corners=False)
-    assert np.array_equal(host.resize(pixels, *new), expected[0].permute(1, 2, 0))
+    assert np.array_equal(pictures.resize(pixels, *new), expected[0].permute(1, 2, 0))
 
 
 @pytest.mark.parametrize("size", [(480, 640), (427, 640), (1, 3000), (799, 1334), (333, 17)])
 def test_fit_size(size):
-    assert host.fit_size(*size, 800, 1333) == transforms.fit_size(*size, 800, 1333)
+    assert pictures.fit_size(*size, 800, 1333) == transforms.fit_size(*size, 800, 1333)
 
 
 def test_anchors():
@@ -105,14 +106,14 @@ def test_any_picture(mode, channels, tmp_path):
     exif[0x0112] = 6  # a quarter turn
     image.save(tmp_path / "a.png", exif=exif)
     expected = np.array(read_image(tmp_path / "a.png", channels)).reshape(30, 20, channels)
-    assert np.array_equal(host.to_pixels(tmp_path / "a.png", channels), expected)
+    assert np.array_equal(pictures.to_pixels(tmp_path / "a.png", channels), expected)
 
 
 def test_refuses(tmp_path):
     with pytest.raises(ValueError, match=r"expected .H, W, 3. of uint8"):
-        host.to_pixels(np.zeros((5, 5, 3), np.float32), 3)
+        pictures.to_pixels(np.zeros((5, 5, 3), np.float32), 3)
     with pytest.raises(ValueError, match="give 4 channels as an array"):
-        host.to_pixels(Image.new("RGB", (5, 5)), 4)
+        pictures.to_pixels(Image.new("RGB", (5, 5)), 4)
     with pytest.raises(ValueError, match="no exported detector"):
         host.OnnxDetector(tmp_path)
     (tmp_path / "detector.json").write_text('{"format": 9}')

@@ -13,10 +13,11 @@ from wave_detectors import LABELS, PRE, detected, new_detector, picture
 
 from convnext.cli import main
 from convnext.deploy import OnnxDetector, export_detector, tracing
-from convnext.deploy.checking import compare
+from convnext.deploy.checking import compare_detector
 from convnext.deploy.graphs import pool
 from convnext.models.detection import pooling
-from convnext.weights.detection import DetectorPreprocessing, save_detector
+from convnext.weights.detection import save_detector
+from convnext.weights.preprocessing import DetectorPreprocessing
 
 SIZES = [(150, 200), (90, 260)]  # seen as 96 x 128 and 64 x 160, traced with 128 x 160
 GRAPHS = ("dense.onnx", "roi.onnx", "mask.onnx")
@@ -128,12 +129,12 @@ def test_graphs_are_portable(case):
 
 def test_compare(case):
     model, folder = case
-    assert compare(model, folder).small
+    assert compare_detector(model, folder).small
     other = copy.deepcopy(model)
     with torch.no_grad():
         head = other.roi_head.bbox_head
         (head[-1] if other.config.cascade else head).fc_reg.bias += 0.1
-    assert not compare(other, folder).small
+    assert not compare_detector(other, folder).small
 
 
 def test_alone_beside_the_graphs(simple, tmp_path):
@@ -165,7 +166,7 @@ def test_command(simple, traced_before, tmp_path, capsys):
     ours, theirs = (json.loads((f / "detector.json").read_text()) for f in (out, folder))
     assert ours.pop("title")
     assert ours == {k: v for k, v in theirs.items() if k != "title"}
-    names = {*GRAPHS, "detector.json", "detector_host.py"}
+    names = {*GRAPHS, "detector.json", "detector_host.py", "host_pictures.py"}
     assert {f.name for f in out.iterdir()} == names
     assert [f.name for f in out.parent.iterdir()] == [out.name]
 
@@ -173,8 +174,8 @@ def test_command(simple, traced_before, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["convnext_tiny"], "only detectors can be"),
-        (["nowhere/at/all"], "only detectors can be"),
+        (["convnext_tiny"], "only detectors and segmentation networks can be"),
+        (["nowhere/at/all"], "only detectors and segmentation networks can be"),
         (["mask_rcnn_convnext_tiny", "--opset", "15"], "opset 15 must be 18 to 21"),
     ],
 )
@@ -188,10 +189,10 @@ def test_command_refuses(arguments, complaint, tmp_path, capsys):
 def test_refuses(tmp_path, monkeypatch):
     model = new_detector("convnextv2_tiny")
     if tracing.find_spec("onnxscript"):
-        with pytest.raises(ValueError, match="2 labels for a detector with 3 classes"):
+        with pytest.raises(ValueError, match="2 labels for a network with 3 classes"):
             export_detector(model, tmp_path / "out", labels=["a", "b"])
         grey = DetectorPreprocessing(mean=(0.5,), std=(0.2,))
-        with pytest.raises(ValueError, match="1 channels, the detector has 3"):
+        with pytest.raises(ValueError, match="1 channels, the network has 3"):
             export_detector(model, tmp_path / "out", preprocessing=grey)
         with pytest.raises(ValueError, match="multiples of 32"):
             export_detector(model, tmp_path / "out", example_size=(32, 100))

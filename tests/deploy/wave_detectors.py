@@ -1,4 +1,4 @@
-"""Small detectors, pictures of waves, and what PyTorch finds in them."""
+"""Small networks, pictures of waves, and what PyTorch finds in them."""
 
 import math
 
@@ -7,10 +7,12 @@ import torch
 
 from convnext.data.config import DetectionDataConfig
 from convnext.data.detection.dataset import collate
-from convnext.data.detection.transforms import apply_to_pixels, eval_steps
+from convnext.data.detection.transforms import eval_steps
+from convnext.data.pixels import apply_to_pixels
 from convnext.models.detection.masks import paste
 from convnext.models.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from convnext.models.registry import build_model
+from convnext.models.upernet import UPerNet, UPerNetConfig
 from convnext.weights.detection import DetectorPreprocessing
 
 ONE_BLOCK_EACH = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
@@ -35,7 +37,20 @@ def new_detector(backbone, **config):
     body = build_model(backbone, features_only=True, num_classes=0, **BODIES[backbone])
     if config.get("cascade"):
         config["box_convs"] = 1
-    model = MaskRCNN(MaskRCNNConfig(backbone=backbone, **WIDTHS, **config), body)
+    return with_noise(MaskRCNN(MaskRCNNConfig(backbone=backbone, **WIDTHS, **config), body))
+
+
+def new_segmenter(backbone, **config):
+    chans = config.get("in_chans", 3)
+    body = build_model(
+        backbone, features_only=True, num_classes=0, in_chans=chans, **BODIES[backbone]
+    )
+    config = UPerNetConfig(backbone=backbone, num_classes=5, head_dim=16, aux_dim=8, **config)
+    return with_noise(UPerNet(config, body))
+
+
+def with_noise(model):
+    """Weights with which every part of the network matters."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():

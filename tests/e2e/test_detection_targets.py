@@ -14,11 +14,13 @@ from safetensors.torch import load_file, save_file
 from convnext.cli import main
 from convnext.models.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from convnext.models.registry import build_model
-from convnext.run import detection_loading
-from convnext.run.detection_loading import detects, load_trained
+from convnext.run import target
+from convnext.run.detection_loading import load_trained
+from convnext.run.target import kind_of_target
 from convnext.weights import save_pretrained
 from convnext.weights.detection import save_detector
 from convnext.weights.labels import coco_category_ids, coco_labels
+from convnext.weights.systems.kinds import DETECTOR, SEGMENTER
 from shapes import CATEGORY_IDS, write_coco
 
 SHAPE = {"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8)}
@@ -72,28 +74,34 @@ def served(weights, tmp_path, monkeypatch):
 def test_a_detector_by_its_address(served):
     address, asked = served
     names = [f"{kind}{end}" for kind in ("detector", "classifier") for end in ENDS]
-    assert [detects(f"{address}/{name}") for name in names] == [True, True, False, False]
+    assert [kind_of_target(f"{address}/{name}") for name in names] == [
+        DETECTOR,
+        DETECTOR,
+        None,
+        None,
+    ]
     assert load_trained(f"{address}/{names[0]}", CPU).category_ids == (4, 7, 9)
     assert len(asked) == len(names)  # each was downloaded once
     with pytest.raises(OSError, match="no such file"):
-        detects(f"{address}/nothing.pth")
+        kind_of_target(f"{address}/nothing.pth")
 
 
 def test_of_files_that_list_their_tensors_the_list_is_enough(weights, monkeypatch):
-    assert detects("mask_rcnn_convnext_tiny.in1k_coco")
-    assert not detects("convnext_tiny.in1k")
+    assert kind_of_target("mask_rcnn_convnext_tiny.in1k_coco") is DETECTOR
+    assert kind_of_target("upernet_convnext_tiny.in1k_ade20k") is SEGMENTER
+    assert kind_of_target("convnext_tiny.in1k") is None
     wrapped = load_file(weights / "detector" / "model.safetensors")
     save_file({f"module.{k}": v for k, v in wrapped.items()}, weights / "wrapped.safetensors")
     with monkeypatch.context() as patch:
-        patch.setattr(detection_loading, "is_detector", None)  # it reads the tensors
-        assert detects(str(weights / "detector"))
-        assert detects(str(weights / "wrapped.safetensors"))
-        assert not detects(str(weights / "classifier" / "model.safetensors"))
+        patch.setattr(target, "open_weights", None)  # it reads the tensors
+        assert kind_of_target(str(weights / "detector")) is DETECTOR
+        assert kind_of_target(str(weights / "wrapped.safetensors")) is DETECTOR
+        assert kind_of_target(str(weights / "classifier" / "model.safetensors")) is None
     start = (weights / "wrapped.safetensors").read_bytes()[:999]
     for content in (b"", b"version https://git-lfs", start):
         (weights / "broken.safetensors").write_bytes(content)
         with pytest.raises(ValueError, match=r"broken\.safetensors"):
-            detects(str(weights / "broken.safetensors"))
+            kind_of_target(str(weights / "broken.safetensors"))
 
 
 def test_numbers_of_classes(tmp_path):

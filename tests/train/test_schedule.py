@@ -74,3 +74,27 @@ def test_steps_rises_from_a_thousandth_and_falls_by_tenths():
     assert lr.shape == (120,)
     np.testing.assert_allclose(lr[:6], [2 * (0.001 + 0.999 * i / 5) for i in range(5)] + [2.0])
     np.testing.assert_allclose(lr[[79, 80, 109, 110, 119]], [2.0, 0.2, 0.2, 0.02, 0.02])
+
+
+def test_poly_falls_in_a_line_that_the_warmup_multiplies():
+    optim = OptimConfig(schedule="poly", lr=2.0, min_lr=0.0, steps=160, warmup_steps=10)
+    lr = lr_schedule(optim, 7)
+    i = np.arange(160)
+    ratio = np.where(i < 10, 1 - (1 - i / 10) * (1 - 1e-6), 1.0)
+    np.testing.assert_allclose(lr, 2 * (1 - i / 160) * ratio, rtol=1e-9)  # 1 - (1 - 1e-6)
+
+
+@pytest.mark.parametrize("rule", ["per_step", "per_epoch_fraction", "steps", "poly"])
+def test_steps_decide_the_length_and_the_warmup(rule):
+    optim = OptimConfig(schedule=rule, lr=1.0, min_lr=0.0, steps=25, warmup_steps=5)
+    lr = lr_schedule(optim, 10)
+    assert lr.shape == weight_decay_schedule(optim, 10).shape == (25,)
+    assert np.all(np.diff(lr[:5]) > 0)
+    assert np.all(lr[6:] <= lr[5])
+
+
+def test_a_warmup_longer_than_the_run_is_refused():
+    with pytest.raises(ValueError, match=r"warmup_steps=11.*steps=10"):
+        OptimConfig(steps=10, warmup_steps=11)
+    with pytest.raises(ValueError, match="warm-up of 20 steps is longer than the run of 10"):
+        lr_schedule(OptimConfig(epochs=1, warmup_epochs=0, warmup_steps=20), 10)

@@ -114,7 +114,7 @@ def test_create_with_weights_of_the_backbone(tmp_path):
     ("name", "changes", "message"),
     [
         ("convnext_tiny", {"dims": (8, 16, 24, 40)}, "weights of another network, not of the"),
-        ("convnextv2_tiny", {}, "weights of another network, not of the detector's backbone"),
+        ("convnextv2_tiny", {}, "weights of another network, not of the backbone here"),
         ("replknet_31b", {}, "weights of another network"),
     ],
 )
@@ -176,7 +176,7 @@ def test_a_detector_on_a_network_of_timm_detects_and_learns():
     ("name", "rate", "message"),
     [
         ("resnett10", 0.0, "unknown timm model 'resnett10'; did you mean"),
-        ("vit_tiny_patch16_224", 0.0, r"strides \[16, 16, 16\]; a detector needs"),
+        ("vit_tiny_patch16_224", 0.0, r"strides \[16, 16, 16\]; a backbone needs one"),
         ("hrnet_w18_small", 0.1, "cannot be a backbone with drop_path_rate"),
     ],
 )

@@ -96,8 +96,8 @@ def test_a_published_detector_starts_a_backbone(published):
 def test_sources(published):
     _, asked = published
     base = "cascade_mask_rcnn_convnext_base"
-    assert resolve(True, base).detector == find_detector(base, "in1k_coco")
-    assert resolve("in22k_coco", base).detector == find_detector(base, "in22k_coco")
+    assert resolve(True, base).system == find_detector(base, "in1k_coco")
+    assert resolve("in22k_coco", base).system == find_detector(base, "in22k_coco")
     assert resolve(f"{base}.in22k_coco").entry is None
     assert len(asked) == 3
     for given in (f"{TINY}.in21k", "in21k"):

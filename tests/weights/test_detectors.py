@@ -26,8 +26,8 @@ from convnext.weights.detection import (
     load_detector_weights,
     save_detector,
 )
-from convnext.weights.detection.architecture import detector_name
 from convnext.weights.detection.layout import DETECTOR_LAYOUTS, from_detector
+from convnext.weights.detection.system import detector_name
 from convnext.weights.reading import read_file
 
 LABELS = ("a", "ä b", "c")

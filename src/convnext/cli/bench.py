@@ -8,7 +8,7 @@ import tyro
 
 from convnext.cli.parse import parse
 from convnext.cli.tables import print_table
-from convnext.models.registry import is_detector_name
+from convnext.models.registry import is_detector_name, is_segmenter_name
 
 __all__ = ["bench"]
 
@@ -19,13 +19,17 @@ class BenchArguments:
 
     networks: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAMES")] = ()
     """Names of ours (convnext_tiny), merged:NAME (slak_tiny with its branches merged), timm:NAME,
-    torchvision:NAME; or of detectors (mask_rcnn_convnext_tiny), which are counted as in the papers,
-    and timed with --phases inference."""
-    like: Literal["", "table1", "table2", "table12", "table3", "v2table6"] = ""
+    torchvision:NAME; or of detectors (mask_rcnn_convnext_tiny) or segmentation networks
+    (upernet_convnext_tiny), counted as in the papers, and timed with --phases inference."""
+    like: Literal["", "table1", "table2", "table12", "table3", "table4", "v2table6", "v2table7"] = (
+        ""
+    )
     """Settings and networks of a table of the paper, with its numbers beside ours; NAMES choose
-    some of its networks. Table 3, and table 6 of V2, are of detectors."""
+    some of its networks. Table 3, and table 6 of V2, are of detectors; table 4, and table 7 of V2,
+    of segmentation networks."""
     sizes: tuple[int, ...] = ()
-    """Sides of the images in pixels; 224 by default, detectors have 1280x800."""
+    """Sides of the images in pixels; 224 by default, detectors have 1280x800, segmentation networks
+    2048x512."""
     batch_sizes: tuple[int, ...] = ()
     """Images a batch; 32 by default, or as the table."""
     dtypes: tuple[Literal["fp32", "tf32", "bf16", "fp16"], ...] = ()
@@ -38,7 +42,7 @@ class BenchArguments:
     """auto, cpu, cuda, cuda:1."""
     phases: tuple[Literal["inference", "training"], ...] = ()
     """What is timed; of training also the peak memory. Both by default, or as the table; of
-    detectors nothing by default."""
+    detectors and segmentation networks nothing by default."""
     count: Literal["paper", "modules", "fvcore", "operations"] = "paper"
     """How operations are counted; the rule is explained when it runs."""
     rounds: int = 5
@@ -81,8 +85,9 @@ COLUMNS = {
 }
 
 
-DETECTOR_COLUMNS = {
+PART_COLUMNS = {
     "detector": "detector",
+    "segmenter": "network",
     "data": "pre-trained",
     "size": "px",
     "dtype": "dtype",
@@ -94,6 +99,7 @@ DETECTOR_COLUMNS = {
     "rpn": "RPN",
     "box_heads": "box heads",
     "mask_heads": "mask heads",
+    "head": "head",
     "images_per_second": "img/s",
     "spread_percent": "± %",
     "paper_params": "paper's M",
@@ -101,16 +107,20 @@ DETECTOR_COLUMNS = {
     "paper_images_per_second": "paper's img/s",
     "box_ap": "paper's box AP",
     "mask_ap": "mask AP",
+    "miou": "paper's mIoU",
+    "miou_multi_scale": "at several scales",
 }
-DETECTOR_PARTS = ("backbone", "neck", "rpn", "box_heads", "mask_heads")
+OPERATIONS = ("gflops", "backbone", "neck", "rpn", "box_heads", "mask_heads", "head")
 DETECTION_TABLES = ("table3", "v2table6")
+SEGMENTATION_TABLES = ("table4", "v2table7")
 
 
 def bench(arguments: list[str]) -> int:
     """Measure, and print the table."""
     args = parse(BenchArguments, arguments, "bench")
-    if args.like in DETECTION_TABLES or _all_detectors(args.networks):
-        return _bench_detectors(args)
+    noun = _noun(args)
+    if noun:
+        return _bench_parts(args, noun)
     from convnext.run.bench import BenchConfig, bench, like
     from convnext.run.loading import pick_device
 
@@ -157,32 +167,50 @@ def bench(arguments: list[str]) -> int:
     )
 
 
-def _all_detectors(names: tuple[str, ...]) -> bool:
-    there = [is_detector_name(name) for name in names]
-    if any(there) and not all(there):
+def _noun(args: BenchArguments) -> str:
+    """What systems on backbones are meant, "detectors" or "segmentation networks"; "" if none."""
+    kinds = {"detectors": is_detector_name, "segmentation networks": is_segmenter_name}
+    found = {
+        next((noun for noun, matches in kinds.items() if matches(name)), "")
+        for name in args.networks
+    }
+    if len(found) > 1:
         raise ValueError(
-            "detectors are counted by another rule than networks that classify: bench them apart"
+            "detectors, segmentation networks and networks that classify are counted by rules of "
+            "their own: bench them apart"
         )
-    return any(there)
+    if not args.like:
+        return found.pop() if found else ""
+    if args.like in DETECTION_TABLES:
+        return "detectors"
+    return "segmentation networks" if args.like in SEGMENTATION_TABLES else ""
 
 
-def _bench_detectors(args: BenchArguments) -> int:
+def _bench_parts(args: BenchArguments, noun: str) -> int:
     from convnext.run.bench import write_rows
-    from convnext.run.bench_detection import DetectorBench, bench_detectors, detectors_of
+    from convnext.run.bench_parts import PartBench, bench_parts, networks_of
     from convnext.run.loading import pick_device
 
     if "training" in args.phases or args.plot or args.count != "paper" or args.modes != ("eager",):
         raise ValueError(
-            "of detectors only --phases inference is timed, without --modes, --plot and --count"
+            f"of {noun} only --phases inference is timed, without --modes, --plot and --count"
         )
     if max(map(len, (args.sizes, args.batch_sizes, args.formats))) > 1:
-        raise ValueError("detectors take one of each: --sizes, --batch-sizes, --formats")
+        raise ValueError(f"{noun} take one of each: --sizes, --batch-sizes, --formats")
+    if noun == "detectors":
+        from convnext.run.bench_detection import DETECTION
+
+        system = DETECTION
+    else:
+        from convnext.run.bench_segmentation import SEGMENTATION
+
+        system = SEGMENTATION
     more: dict[str, Any] = {"dtypes": args.dtypes} if args.dtypes else {}
     more |= {"size": (args.sizes[0], args.sizes[0])} if args.sizes else {}
     more |= {"batch_size": args.batch_sizes[0]} if args.batch_sizes else {}
     more |= {"memory_format": args.formats[0]} if args.formats else {}
-    config = DetectorBench(
-        detectors=detectors_of(args.like, args.networks),
+    config = PartBench(
+        networks=networks_of(system, args.like, args.networks),
         table=args.like,
         infer="inference" in args.phases,
         device=str(pick_device(args.device)),
@@ -190,7 +218,7 @@ def _bench_detectors(args: BenchArguments) -> int:
         seconds=args.seconds,
         **more,
     )
-    rows = bench_detectors(config)
+    rows = bench_parts(system, config)
     write_rows(
         rows,
         config.device,
@@ -198,15 +226,15 @@ def _bench_detectors(args: BenchArguments) -> int:
         csv_file=Path(args.csv) if args.csv else None,
         json_file=Path(args.json) if args.json else None,
     )
-    columns = DETECTOR_COLUMNS
+    columns = PART_COLUMNS
     shown = [key for key in columns if any(row.get(key) is not None for row in rows)]
     cells = [{columns[key]: _cell(key, row.get(key)) for key in shown} for row in rows]
-    return print_table(cells, False, "detector to measure")
+    return print_table(cells, False, f"{system.noun} to measure")
 
 
 def _cell(key: str, value: Any) -> Any:
     if key == "params":
         return round(value / 1e6, 1)
-    if value is not None and key in ("gmacs", "mactivations", "gflops", *DETECTOR_PARTS):
+    if value is not None and key in ("gmacs", "mactivations", *OPERATIONS):
         return round(value, 2)
     return value

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -13,12 +13,16 @@ __all__ = ["export"]
 
 @dataclass(frozen=True, kw_only=True)
 class ExportArguments:
-    """Write a detector as ONNX graphs, with a program that needs numpy and onnxruntime only."""
+    """Write a detector or a segmentation network as graphs, with a program that runs them in numpy
+    and a runtime.
+    """
 
     target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN_OR_WEIGHTS")]
     """A run folder, a checkpoint, a weights folder or file, or a published name."""
     out: str
     """Folder to write."""
+    format: Literal["onnx", "openvino"] = "onnx"
+    """Of the graphs; detectors have ONNX only."""
     opset: int = 18
     """Version of ONNX's operators, 18 to 21."""
     check: bool = True
@@ -30,5 +34,5 @@ def export(arguments: list[str]) -> int:
     args = parse(ExportArguments, arguments, "export")
     from convnext.run.export import export
 
-    export(args.target, Path(args.out), opset=args.opset, check=args.check)
+    export(args.target, Path(args.out), format=args.format, opset=args.opset, check=args.check)
     return 0

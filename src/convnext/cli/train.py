@@ -5,21 +5,23 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import tyro
 
 from convnext import run
 from convnext.cli.parse import parse
-from convnext.data.config import DataConfig, DetectionDataConfig
+from convnext.data.config import DataConfig, DetectionDataConfig, SegmentationDataConfig
 from convnext.data.detection import is_detection_set
-from convnext.models.registry import is_detector_name
+from convnext.data.segmentation import is_segmentation_set
+from convnext.models.registry import is_detector_name, is_segmenter_name
 from convnext.recipes import find_recipe, list_recipes
 from convnext.recipes.recipe import Recipe
 from convnext.run.folder import RunFolder
 from convnext.tasks.classify import ClassifyConfig
 from convnext.tasks.detect import DetectConfig
 from convnext.tasks.pretrain import PretrainConfig
+from convnext.tasks.segment import SegmentConfig
 from convnext.train.config import OptimConfig
 
 __all__ = ["train"]
@@ -45,15 +47,17 @@ VALUED = (
     *("--pretrained", "--task.pretrained", "--task.teacher"),
 )
 # What is given for one side is checked against the other only when both are chosen.
-ANY_SIZE = DetectionDataConfig(max_size=1 << 20)
-DETECTION_SHORTHANDS = SHORTHANDS | {"--image-size": "--data.min-size"}
+ANY_SIZE = {
+    DetectConfig: DetectionDataConfig(max_size=1 << 20),
+    SegmentConfig: SegmentationDataConfig(max_size=1 << 20, stride=1),
+}
+SIDE_SHORTHANDS = SHORTHANDS | {"--image-size": "--data.min-size"}
 
 
 def train(arguments: list[str]) -> int:
     """Train, or go on with a run that stopped."""
     start = _start(arguments)
-    detects = isinstance(start.task, DetectConfig)
-    short = DETECTION_SHORTHANDS if detects else SHORTHANDS
+    short = SIDE_SHORTHANDS if type(start.task) in ANY_SIZE else SHORTHANDS
     arguments = _long_form(arguments, short)
     # What the user gives is read twice: to choose a recipe, and then on top of that recipe.
     first, base = _train_arguments(arguments, start, short)
@@ -70,11 +74,13 @@ def train(arguments: list[str]) -> int:
         _need_data(base)
         recipe, reasons = _choose(first.recipe, base, arguments)
     chosen = recipe.task
+    if _given(arguments, "--optim.epochs") and not _given(arguments, "--optim.steps"):
+        recipe = replace(recipe, optim=replace(recipe.optim, steps=None, warmup_epochs=0.0))
     _, recipe = _train_arguments(arguments, recipe, short)
-    if isinstance(chosen, DetectConfig) and isinstance(recipe.task, DetectConfig):
+    task = recipe.task
+    if isinstance(task, DetectConfig | SegmentConfig) and type(chosen) is type(task):
         # Given fields join those that were chosen for the data.
-        both = {**chosen.model_args, **recipe.task.model_args}
-        recipe = replace(recipe, task=replace(recipe.task, model_args=both))
+        recipe = replace(recipe, task=_joined(chosen, task))
     _need_data(recipe)
     run.train(recipe, out, reasons=reasons)
     return 0
@@ -85,14 +91,33 @@ def _start(arguments: Sequence[str]) -> Recipe:
     any_length = OptimConfig(warmup_epochs=0.0, min_lr=0.0)
     recipes = list_recipes()
     named = next((a for a in _positional(arguments) if a in recipes or a.endswith(".json")), None)
+    task: Any = ClassifyConfig()
     if named is not None:
-        recipe = find_recipe(named)
-        data = ANY_SIZE if isinstance(recipe.task, DetectConfig) else DataConfig()
-        return Recipe(name="auto", task=recipe.task, data=data, optim=any_length)
-    model = _value(arguments, "--model", "--task.model")
-    if is_detector_name(model) or is_detection_set(_value(arguments, "--data", "--data.path")):
-        return Recipe(name="auto", task=DetectConfig(), data=ANY_SIZE, optim=any_length)
-    return Recipe(name="auto", optim=any_length)
+        task = find_recipe(named).task
+    else:
+        task = _task_of(
+            _value(arguments, "--model", "--task.model"), _value(arguments, "--data", "--data.path")
+        )
+    data: Any = ANY_SIZE.get(type(task), DataConfig())
+    return Recipe(name="auto", task=task, data=data, optim=any_length)
+
+
+def _task_of(model: str, data: str) -> ClassifyConfig | DetectConfig | SegmentConfig:
+    """The task that a network's name, or the form of the data, asks for."""
+    if is_segmenter_name(model):
+        return SegmentConfig()
+    if is_detector_name(model) or is_detection_set(data):
+        return DetectConfig()
+    return SegmentConfig() if is_segmentation_set(data) else ClassifyConfig()
+
+
+def _joined(chosen: Any, given: Any) -> Any:
+    """A task with the fields of the networks that were chosen, and on top those that are given."""
+    return replace(
+        given,
+        model_args={**chosen.model_args, **given.model_args},
+        body_args={**chosen.body_args, **given.body_args},
+    )
 
 
 def _positional(arguments: Sequence[str]) -> list[str]:
@@ -118,18 +143,20 @@ def _choose(name: str, base: Recipe, arguments: Sequence[str]) -> tuple[Recipe, 
     """A recipe fit for the data, in the frame of the named one if there is a name."""
     batch = base.optim.batch_size if _given(arguments, "--optim.batch-size") else None
     epochs = base.optim.epochs if _given(arguments, "--optim.epochs") else None
-    if isinstance(base.task, DetectConfig):
-        assert isinstance(base.data, DetectionDataConfig)
-        return run.choose_detection(
-            replace(base.data, max_size=max(base.data.min_size, DetectionDataConfig().max_size)),
+    fit: Any = {DetectConfig: run.choose_detection, SegmentConfig: run.choose_segmentation}
+    if type(base.task) in fit:
+        task, data = cast(Any, base.task), cast(Any, base.data)
+        fitted: tuple[Recipe, Sequence[str]] = fit[type(base.task)](
+            replace(data, max_size=max(data.min_size, type(data)().max_size)),
             recipe=find_recipe(name) if name else None,
-            model=base.task.model if _given(arguments, "--task.model") else "",
-            pretrained=base.task.pretrained if _given(arguments, "--task.pretrained") else "",
+            model=task.model if _given(arguments, "--task.model") else "",
+            pretrained=task.pretrained if _given(arguments, "--task.pretrained") else "",
             device=base.train.device,
-            image_size=base.data.min_size if _given(arguments, "--data.min-size") else None,
+            image_size=data.min_size if _given(arguments, "--data.min-size") else None,
             batch_size=batch,
             epochs=epochs,
         )
+        return fitted
     size = base.images.image_size if _given(arguments, "--data.image-size") else None
     given = {"image_size": size, "batch_size": batch, "epochs": epochs}
     if isinstance(base.task, PretrainConfig):

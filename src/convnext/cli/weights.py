@@ -31,7 +31,7 @@ class ConvertArguments:
     """Where to write: a .safetensors or .pth file, or a folder."""
     layout: str = "convnext"
     """Layout to write: convnext, timm, transformers, official, openmmlab, torchvision, fcmae;
-    detectors have the first five."""
+    detectors and segmentation networks have the first five, the latter smp besides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,8 @@ class MergeArguments:
     """Which network to bring into its form for deployment."""
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
-    """A run folder, a weights folder or a checkpoint file of a SLaK or RepLKNet."""
+    """A run folder, a weights folder or a checkpoint file of a SLaK or RepLKNet, or of a detector
+    or segmentation network on one."""
     out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")]
     """The weights folder to write."""
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
         DetectionAugmentConfig,
         DetectionDataConfig,
         ImagesConfig,
+        SegmentationAugmentConfig,
+        SegmentationDataConfig,
     )
     from convnext.data.dataset import ImageDataset, eval_dataset, train_dataset
     from convnext.data.decode import read_image
@@ -39,6 +41,8 @@ _HOMES = {
     "ImageDataset": "dataset",
     "ImagesConfig": "config",
     "Mixup": "mixup",
+    "SegmentationAugmentConfig": "config",
+    "SegmentationDataConfig": "config",
     "Source": "source",
     "Splits": "splits",
     "TrainBatches": "batches",
@@ -71,6 +75,8 @@ __all__ = [
     "ImageDataset",
     "ImagesConfig",
     "Mixup",
+    "SegmentationAugmentConfig",
+    "SegmentationDataConfig",
     "Source",
     "Splits",
     "TrainBatches",

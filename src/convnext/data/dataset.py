@@ -119,6 +119,14 @@ def seed_generators(*numbers: int) -> None:
     torch.default_generator.manual_seed(torch_)
 
 
+def key_generator(seed: int, key: Key) -> np.random.RandomState:
+    """A generator of its own for each view of an image, a function of the seed and the key."""
+    numbers = struct.pack("4q", seed, key.epoch, max(key.image, 0), key.repeat)
+    digest = hashlib.blake2b(numbers, digest_size=16).digest()
+    # RandomState's stream is frozen for all versions of numpy.
+    return np.random.RandomState(np.frombuffer(digest, np.uint32))
+
+
 @contextmanager
 def _generators_kept() -> Iterator[None]:
     """In the main process the generators belong to the training loop: put them back."""

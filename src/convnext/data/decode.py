@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Callable
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -64,15 +65,22 @@ def read_image(
     if not isinstance(data, bytes):
         name = name or str(data)
         data = Path(data).read_bytes()
-    with warnings.catch_warnings():
-        # Broken EXIF blocks and odd TIFF tags warn; the pixels are what counts here.
-        warnings.simplefilter("ignore")
-        image = _open(data, name)
-        try:
-            image.load()
-            return _to_mode(_upright(image) if upright else image, "RGB" if channels == 3 else "L")
-        except Exception as error:  # Pillow's decoders raise almost any type on hostile bytes
-            raise ValueError(f"{name}: damaged image ({_reason(error)})") from error
+    return _decode(
+        data,
+        name,
+        lambda image: _to_mode(
+            _upright(image) if upright else image, "RGB" if channels == 3 else "L"
+        ),
+    )
+
+
+def read_raw(data: bytes, *, name: str) -> Image.Image:
+    """Decode an image file as it is stored: of its own mode, not turned. So are masks read.
+
+    Raises:
+        ValueError: naming the file, as `read_image`.
+    """
+    return _decode(data, name, lambda image: image)
 
 
 def read_header(data: bytes, *, name: str = "", upright: bool = True) -> Header:
@@ -124,6 +132,18 @@ def _open(data: bytes, name: str) -> Image.Image:
         raise ValueError(f"{name}: damaged image ({_reason(error)})") from error
 
 
+def _decode(data: bytes, name: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    with warnings.catch_warnings():
+        # Broken EXIF blocks and odd TIFF tags warn; the pixels are what counts here.
+        warnings.simplefilter("ignore")
+        image = _open(data, name)
+        try:
+            image.load()
+            return convert(image)
+        except Exception as error:  # Pillow's decoders raise almost any type on hostile bytes
+            raise ValueError(f"{name}: damaged image ({_reason(error)})") from error
+
+
 def _reason(error: Exception) -> str:
     text = str(error).strip().splitlines()
     return text[0] if text else type(error).__name__
@@ -146,7 +166,7 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == mode and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        image = Image.fromarray(_to_8_bit(np.asarray(image)))
+        image = Image.fromarray(to_8_bit(np.asarray(image)))
     elif "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -156,11 +176,18 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
-    """Whole numbers are taken as 16-bit, fractions as 0..1 if none is above 1, else as 0..255."""
+def to_8_bit(pixels: np.ndarray, *, unit: bool | None = None) -> np.ndarray:
+    """Whole numbers are taken as 16-bit, fractions as 0..1 if none is above 1, else as 0..255.
+
+    Args:
+        pixels: of any shape.
+        unit: whether fractions are 0..1; None = as said.
+    """
     if np.issubdtype(pixels.dtype, np.floating):
         pixels = np.nan_to_num(pixels, nan=0.0, posinf=255.0, neginf=0.0)
-        scaled = pixels * 255.0 if pixels.size and pixels.max() <= 1.0 else pixels
+        if unit is None:
+            unit = bool(pixels.size and pixels.max() <= 1.0)
+        scaled = pixels * 255.0 if unit else pixels
     else:
         scaled = pixels.astype(np.float64) / 257.0
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import Generic, NamedTuple, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from convnext.data.dataset import Transform
 from convnext.data.decode import is_image_name, read_image
 from convnext.data.folders import walk
 from convnext.data.loading import Loader
+
+V = TypeVar("V")
+B = TypeVar("B")
 
 
 class NamedBatch(TypedDict):
@@ -52,7 +55,44 @@ def _iterate(paths: list[Path]) -> Iterator[str]:
             yield str(path)
 
 
-class FileBatches:
+class ReadFiles(Generic[V, B]):
+    """Batches of image files; what cannot be read is listed instead of ending the run.
+
+    Args:
+        files: names, possibly endless; read only as far as needed.
+        read: one file as it goes into a batch; raises ValueError or OSError where it cannot.
+        join: the names and the results of one or more files as a batch.
+        batch_size: files per batch; a batch is smaller where files are unreadable, and never empty.
+        workers: loader processes.
+
+    Attributes:
+        unreadable: the unreadable files met so far.
+    """
+
+    def __init__(
+        self,
+        files: Iterable[str],
+        read: Callable[[str], V],
+        join: Callable[[list[str], list[V]], B],
+        *,
+        batch_size: int,
+        workers: int = 0,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch size {batch_size}: give at least 1")
+        self.unreadable: list[Unreadable] = []
+        function: Callable[[list[str]], tuple[B | None, list[Unreadable]]]
+        function = partial(_read_all, read=read, join=join)
+        self._loader = Loader(function, Pieces(files, batch_size), workers=workers)
+
+    def __iter__(self) -> Iterator[B]:
+        for batch, unreadable in self._loader:
+            self.unreadable += unreadable
+            if batch is not None:
+                yield batch
+
+
+class FileBatches(ReadFiles[Tensor, NamedBatch]):
     """Batches of image files; what cannot be read is listed instead of ending the run.
 
     Args:
@@ -75,17 +115,8 @@ class FileBatches:
         channels: int = 3,
         workers: int = 0,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch size {batch_size}: give at least 1")
-        self.unreadable: list[Unreadable] = []
         read = partial(_read, transform=transform, channels=channels)
-        self._loader = Loader(read, Pieces(files, batch_size), workers=workers)
-
-    def __iter__(self) -> Iterator[NamedBatch]:
-        for batch, unreadable in self._loader:
-            self.unreadable += unreadable
-            if batch is not None:
-                yield batch
+        super().__init__(files, read, _join, batch_size=batch_size, workers=workers)
 
 
 class Pieces:
@@ -101,16 +132,23 @@ class Pieces:
             yield piece
 
 
-def _read(
-    names: list[str], *, transform: Callable[..., Tensor], channels: int
-) -> tuple[NamedBatch | None, list[Unreadable]]:
-    images, good, bad = [], [], []
+def _read(name: str, *, transform: Transform, channels: int) -> Tensor:
+    return transform(read_image(Path(name), channels))
+
+
+def _join(names: list[str], images: list[Tensor]) -> NamedBatch:
+    return {"image": torch.stack(images), "name": names}
+
+
+def _read_all(
+    names: list[str], *, read: Callable[[str], V], join: Callable[[list[str], list[V]], B]
+) -> tuple[B | None, list[Unreadable]]:
+    views, good, bad = [], [], []
     for name in names:
         try:
-            images.append(transform(read_image(Path(name), channels)))
+            views.append(read(name))
         except (OSError, ValueError) as error:
             bad.append(Unreadable(name, str(error)))
         else:
             good.append(name)
-    batch: NamedBatch | None = {"image": torch.stack(images), "name": good} if images else None
-    return batch, bad
+    return (join(good, views) if good else None), bad

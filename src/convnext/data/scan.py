@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -24,6 +24,7 @@ from convnext.data.source import Source
 from convnext.data.splits import S, Splits, without
 
 R = TypeVar("R")
+T = TypeVar("T", bound=Sized)
 
 _CHUNK = 32
 _NAMED = 10
@@ -51,8 +52,15 @@ class Record(NamedTuple):
 
 def scan(source: Source, *, label: str, workers: int = -1) -> Iterator[Record]:
     """Decode every image of a source and describe it, in order, with a progress bar."""
-    function = _Chunked(_describe, source)
-    for part in track(_parallel(function, len(source), workers), len(source), label):
+    return each(_describe, source, label=label, workers=workers)
+
+
+def each(
+    function: Callable[[T, int], R], source: T, *, label: str, workers: int = -1
+) -> Iterator[R]:
+    """`function(source, i)` for every image, in order, by all cores, with a progress bar."""
+    work = _Chunked(function, source)
+    for part in track(_parallel(work, len(source), workers), len(source), label):
         yield from part
 
 
@@ -62,23 +70,26 @@ def find_unreadable(source: Source, *, label: str, workers: int = -1) -> dict[in
     The result is cached until a size or time of a file changes, so that a resumed run need not
     read everything again.
     """
-    stamps = source.stamps()
-    key = ""
-    if stamps is not None:
-        digest = hashlib.sha256(np.ascontiguousarray(stamps).tobytes())
-        for i in range(len(source)):
-            digest.update(os.fsencode(source.name(i)) + b"\0")
-        key = digest.hexdigest()
-        stored = cache.load("readable", key)
-        if stored is not None:
-            return {int(i): text for i, text in stored.items()}
-    function = _Chunked(_check, source)
-    parts = track(_parallel(function, len(source), workers), len(source), label)
-    errors = [error for part in parts for error in part]
+    key = stamp_key(source)
+    stored = cache.load("readable", key) if key else None
+    if stored is not None:
+        return {int(i): text for i, text in stored.items()}
+    errors = each(_check, source, label=label, workers=workers)
     bad = {i: error for i, error in enumerate(errors) if error}
     if key:
         cache.store("readable", key, bad)
     return bad
+
+
+def stamp_key(source: Source) -> str:
+    """A text that changes when a file of a source does; "" where that cannot be known."""
+    stamps = source.stamps()
+    if stamps is None:
+        return ""
+    digest = hashlib.sha256(np.ascontiguousarray(stamps).tobytes())
+    for i in range(len(source)):
+        digest.update(os.fsencode(source.name(i)) + b"\0")
+    return digest.hexdigest()
 
 
 def check_images(splits: Splits[S], config: ImagesConfig) -> Splits[S]:
@@ -127,10 +138,10 @@ def track(
         yield part
 
 
-class _Chunked(Generic[R]):
+class _Chunked(Generic[T, R]):
     """A function of (source, position) over a range of positions, for one task of a process."""
 
-    def __init__(self, function: Callable[[Source, int], R], source: Source) -> None:
+    def __init__(self, function: Callable[[T, int], R], source: T) -> None:
         self.function = function
         self.source = source
 
@@ -139,10 +150,10 @@ class _Chunked(Generic[R]):
         return [self.function(self.source, i) for i in range(start, stop)]
 
 
-_work: _Chunked[Any] | None = None
+_work: _Chunked[Any, Any] | None = None
 
 
-def _install(work: _Chunked[Any]) -> None:
+def _install(work: _Chunked[Any, Any]) -> None:
     global _work
     _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the pool
@@ -153,7 +164,7 @@ def _run(start: int) -> list[Any]:
     return _work(start)
 
 
-def _parallel(function: _Chunked[R], num: int, workers: int) -> Iterator[list[R]]:
+def _parallel(function: _Chunked[T, R], num: int, workers: int) -> Iterator[list[R]]:
     starts = range(0, num, _CHUNK)
     processes = min(num_workers(workers), len(starts))
     if processes <= 1:
@@ -173,7 +184,7 @@ def _parallel(function: _Chunked[R], num: int, workers: int) -> Iterator[list[R]
 
 def _check(source: Source, i: int) -> str:
     try:
-        source.read(i)
+        source.check(i)
     except (OSError, ValueError) as error:
         return str(error)
     return ""

@@ -86,6 +86,15 @@ class Source(ABC):
             raise OSError(f"{name}: cannot be read ({error.strerror or error})") from error
         return self._decode(i, data, channels, name)
 
+    def check(self, i: int) -> None:
+        """Read all there is of image `i`, as training will.
+
+        Raises:
+            ValueError: naming the file that cannot be used.
+            OSError: naming the file that cannot be read.
+        """
+        self.read(i)
+
     def class_counts(self, num_classes: int) -> NDArray[np.int64]:
         """How many training examples each class has, (num_classes,)."""
         return np.bincount(self.labels, minlength=num_classes)

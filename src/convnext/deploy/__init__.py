@@ -1,6 +1,8 @@
-"""Use away from PyTorch: detectors as ONNX graphs, run with numpy."""
+"""Use away from PyTorch: graphs of detectors and segmentation networks, run with numpy."""
 
 from convnext.deploy.detector import export_detector
 from convnext.deploy.detector_host import OnnxDetector
+from convnext.deploy.segmenter import export_segmenter
+from convnext.deploy.segmenter_host import ExportedSegmenter
 
-__all__ = ["OnnxDetector", "export_detector"]
+__all__ = ["ExportedSegmenter", "OnnxDetector", "export_detector", "export_segmenter"]

@@ -1,10 +1,5 @@
 """export_detector: a folder with the graphs of a detector and a program that runs them."""
 
-import copy
-import importlib.metadata
-import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,19 +8,24 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-import convnext
-from convnext.deploy import detector_host
+from convnext.deploy import detector_host, host_pictures
 from convnext.deploy.graphs import BoxGraph, DenseGraph, MaskGraph
-from convnext.deploy.tracing import check_opset, write_onnx
-from convnext.models.backbone import Backbone
+from convnext.deploy.preparing import (
+    check_labels,
+    ready,
+    refuse_windows,
+    versions,
+    write_folder,
+)
+from convnext.deploy.tracing import check_format, write_onnx
 from convnext.models.detection import masks, nms, rpn
 from convnext.models.detection.boxes import MAX_LOG_RATIO
 from convnext.models.detection.rpn import DIVISOR
-from convnext.models.large_kernel import merge
-from convnext.models.mask_rcnn import REDUCTIONS, MaskRCNN
-from convnext.weights.detection import DetectorPreprocessing
+from convnext.models.map_backbone import REDUCTIONS
+from convnext.models.mask_rcnn import MaskRCNN
+from convnext.weights.preprocessing import DetectorPreprocessing
 
-__all__ = ["export_detector", "ready"]
+__all__ = ["export_detector"]
 
 LEVELS = ("p2", "p3", "p4", "p5")
 FILES = {"dense": "dense.onnx", "roi": "roi.onnx", "mask": "mask.onnx"}
@@ -47,8 +47,9 @@ def export_detector(
     ``dense.onnx``: images to levels P2..P5 and the proposal network's outputs. ``roi.onnx``: levels
     and proposals to probabilities and boxes, through all stages. ``mask.onnx``: levels, boxes and
     labels to masks of 28 x 28; a detector without masks has none. ``detector.json`` says the rest,
-    and ``detector_host.py`` does it, with numpy. The sizes of images (multiples of 32), their
-    number and the number of boxes are free. Branches of large kernels are merged.
+    and ``detector_host.py`` with ``host_pictures.py`` does it, in numpy. The sizes of images
+    (multiples of 32), their number and the number of boxes are free. Branches of large kernels are
+    merged.
 
     Args:
         model: it is not changed; weights are written in fp32.
@@ -68,63 +69,21 @@ def export_detector(
             cannot be traced with free sizes.
         OSError: something cannot be written.
     """
-    check_opset(opset)
+    check_format("onnx", opset)
     if any(side % DIVISOR or side < 2 * DIVISOR for side in example_size):
         raise ValueError(f"example_size {example_size}: sides must be multiples of 32, at least 64")
-    _refuse_windows(model)
-    config = model.config
+    refuse_windows(model)
     preprocessing = preprocessing or DetectorPreprocessing()
-    labels = [str(i) for i in range(config.num_classes)] if labels is None else list(labels)
-    if len(labels) != config.num_classes:
-        raise ValueError(f"{len(labels)} labels for a detector with {config.num_classes} classes")
-    if len(preprocessing.mean) != config.in_chans:
-        raise ValueError(
-            f"preprocessing has {len(preprocessing.mean)} channels, the detector has "
-            f"{config.in_chans}; give mean and std one value per channel"
-        )
-    target = Path(folder).expanduser()
-    if target.exists() and not target.is_dir():
-        raise ValueError(f"{target} is no folder; choose another one to export to")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    labels = check_labels(labels, preprocessing, model.config)
     bare = ready(model)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export") as temporary:
-        parts = Path(temporary)
-        _write_graphs(bare, parts, opset, example_size)
-        settings = _settings(bare, labels, preprocessing, opset)
-        text = json.dumps({"title": title, **settings}, indent=2, ensure_ascii=False)
-        shutil.copyfile(detector_host.__file__, parts / "detector_host.py")
-        (parts / "detector.json").write_text(text + "\n", encoding="utf-8")
-        _replace(parts, target)
-    return target
-
-
-def _replace(parts: Path, target: Path) -> None:
-    """Move a complete export over an earlier one, which may have had more files."""
-    target.mkdir(exist_ok=True)
-    graphs = FILES.values()
-    for file in ("detector.json", *graphs, *(f"{file}.data" for file in graphs)):
-        (target / file).unlink(missing_ok=True)
-    for part in sorted(parts.iterdir(), key=lambda p: p.suffix == ".json"):  # that one last
-        shutil.move(part, target / part.name)
-
-
-def _refuse_windows(model: MaskRCNN) -> None:
-    """Such networks of timm do not fail: the tracer fills all memory with terms of sizes."""
-    kinds = {type(module).__name__ for module in model.backbone.modules()}
-    if windows := sorted(kind for kind in kinds if "Window" in kind or "Partition" in kind):
-        raise ValueError(
-            f"{model.config.backbone} attends within windows ({windows[0]}), which cannot be "
-            "traced with free sizes; export a detector on a convolutional network"
-        )
-
-
-def ready(model: MaskRCNN) -> MaskRCNN:
-    """A copy on the CPU in fp32 and evaluation mode, branches of large kernels merged."""
-    bare = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
-    if isinstance(body := bare.backbone.body, Backbone):
-        bare.backbone.body = merge(body)
-    # Weights of convolutions may lie with channels last; graphs have them in one order.
-    return bare.to(memory_format=torch.contiguous_format)
+    return write_folder(
+        folder,
+        "detector.json",
+        {"title": title, **_settings(bare, labels, preprocessing, opset)},
+        (detector_host, host_pictures),
+        graphs=lambda parts: _write_graphs(bare, parts, opset, example_size),
+        earlier=[name for file in FILES.values() for name in (file, f"{file}.data")],
+    )
 
 
 def _write_graphs(model: MaskRCNN, folder: Path, opset: int, size: tuple[int, int]) -> None:
@@ -183,7 +142,6 @@ def _settings(
 ) -> dict[str, Any]:
     """What `detector_host.py` has to know; the numbers are those of the models' code."""
     config, proposing = model.config, model.rpn_head.config
-    packages = ("torch", "torchvision", "onnx", "onnxscript")
     return {
         "format": detector_host.FORMAT,
         "classes": list(labels),
@@ -215,8 +173,5 @@ def _settings(
         },
         "mask": {"side": masks.MASK_SIDE, "threshold": masks.THRESHOLD},
         "opset": opset,
-        "versions": {
-            "convnext": convnext.__version__,
-            **{name: importlib.metadata.version(name) for name in packages},
-        },
+        "versions": versions("torch", "torchvision", "onnx", "onnxscript"),
     }

@@ -6,32 +6,43 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from convnext.ops.dispatch import use
 
-__all__ = ["OPSETS", "check_opset", "write_onnx"]
+__all__ = ["OPSETS", "Format", "check_format", "write_onnx"]
+
+Format = Literal["onnx", "openvino"]
 
 OPSETS = (18, 21)  # the exporter begins at 18; onnxruntime has no RoiAlign of 22 on CPUs
 SINGLE_FILE = 1_800_000_000  # bytes of weights; a file of protobuf ends at 2 GiB
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+PACKAGES = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),  # by way of an ONNX graph
+}
 
 
-def check_opset(opset: int) -> None:
+def check_format(format: Format, opset: int) -> None:
     """Refuse what cannot be exported before anything is computed.
 
+    Args:
+        format: of the graphs.
+        opset: version of ONNX's operators.
+
     Raises:
-        ValueError: the opset is out of range, or a package is missing.
+        ValueError: there is no such format, the opset is out of range, or a package is missing.
     """
+    if format not in get_args(Format):
+        raise ValueError(f"format {format!r} must be one of {', '.join(get_args(Format))}")
     if not OPSETS[0] <= opset <= OPSETS[1]:
         raise ValueError(f"opset {opset} must be {OPSETS[0]} to {OPSETS[1]}")
-    missing = [name for name in PACKAGES if find_spec(name) is None]
+    missing = [name for name in PACKAGES[format] if find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"export needs {', '.join(missing)}: pip install 'convnext[onnx]' has all of it"
+            f"export needs {', '.join(missing)}: pip install 'convnext[{format}]' has all of it"
         )
 
 

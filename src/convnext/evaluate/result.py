@@ -131,10 +131,7 @@ class ClassificationResult:
 
     def most_confused(self, limit: int) -> list[tuple[int, int, int]]:
         """The ``limit`` largest off-diagonal entries (true, predicted, count), largest first."""
-        pairs = self.confusion_pairs
-        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-        order = np.argsort(-pairs[:, 2], kind="stable")[:limit]
-        return [(int(t), int(p), int(n)) for t, p, n in pairs[order]]
+        return most_confused(self.confusion_pairs, limit)
 
     def scalars(self) -> dict[str, float]:
         """The single numbers, for logs; those that do not exist for this set are left out."""
@@ -164,3 +161,10 @@ class ClassificationResult:
         values["class_names"] = list(self.class_names)
         values["top1_interval"] = list(self.top1_interval)
         return values
+
+
+def most_confused(pairs: npt.NDArray[np.int64], limit: int) -> list[tuple[int, int, int]]:
+    """The wrong ones of rows (true, said, count) that count most, largest first."""
+    wrong = pairs[pairs[:, 0] != pairs[:, 1]]
+    order = np.argsort(-wrong[:, 2], kind="stable")[:limit]
+    return [(int(t), int(p), int(n)) for t, p, n in wrong[order]]

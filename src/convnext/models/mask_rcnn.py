@@ -10,21 +10,19 @@ al., ConvNeXt, section 4 and appendix A.3; Woo et al., ConvNeXt V2, section 5.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from convnext.layers.layer_norm import LayerNorm2d
 from convnext.models.detection.boxes import nonempty
 from convnext.models.detection.neck import FPN
 from convnext.models.detection.nms import best_of_classes
 from convnext.models.detection.roi_head import RoIConfig, RoIHead, Target
 from convnext.models.detection.rpn import RPN, Outputs, RPNConfig
-from convnext.models.registry import FeatureInfo, build_model, is_model, unknown
+from convnext.models.map_backbone import MapBackbone
+from convnext.models.registry import build_model, is_model, unknown
 
 __all__ = ["DETECTORS", "Detections", "MaskRCNN", "MaskRCNNConfig", "Target", "detector_config"]
-
-REDUCTIONS = [4, 8, 16, 32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,34 +133,6 @@ class Detections(NamedTuple):
     masks: Tensor | None
 
 
-class DetectionBackbone(nn.Module):
-    """Four maps of a network, each with a layer norm of its own.
-
-    Args:
-        body: returns maps of strides 4, 8, 16 and 32, and has their `feature_info`.
-
-    Raises:
-        ValueError: its maps have other strides.
-    """
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        info = cast(FeatureInfo, body.feature_info)
-        if info.reduction() != REDUCTIONS:
-            raise ValueError(
-                f"the backbone's maps have strides {info.reduction()}; detectors need {REDUCTIONS}"
-            )
-        self.channels = info.channels()
-        self.body = body
-        for i, channels in enumerate(self.channels):
-            self.add_module(f"norm{i}", LayerNorm2d(channels))
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, C, H, W) to maps (N, C_i, H / s_i, W / s_i)."""
-        maps = self.body(x)
-        return [self.get_submodule(f"norm{i}")(m) for i, m in enumerate(maps)]
-
-
 class MaskRCNN(nn.Module):
     """The detector.
 
@@ -186,7 +156,7 @@ class MaskRCNN(nn.Module):
                 features_only=True,
                 num_classes=0,
             )
-        self.backbone = DetectionBackbone(body)
+        self.backbone = MapBackbone(body)
         self.neck = FPN(self.backbone.channels, config.fpn_dim)
         self.rpn_head = RPN(config.fpn_dim, config.rpn())
         self.roi_head = RoIHead(config.fpn_dim, config.roi())

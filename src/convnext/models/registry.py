@@ -73,6 +73,11 @@ def is_detector_name(name: str) -> bool:
     return name.startswith(("mask_rcnn_", "cascade_mask_rcnn_"))
 
 
+def is_segmenter_name(name: str) -> bool:
+    """Whether a name is that of a segmentation network on some backbone, known or not."""
+    return name.startswith("upernet_")
+
+
 def model_config(name: str) -> Any:
     """The configuration of a named network, with 1000 classes.
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from convnext.models.registry import unknown
-from convnext.recipes import convnextv2, detection, fcmae, imagenet, large_kernel
-from convnext.recipes.demo import DEMO, DEMO_DETECTION
+from convnext.recipes import convnextv2, detection, fcmae, imagenet, large_kernel, segmentation
+from convnext.recipes.demo import DEMO, DEMO_DETECTION, DEMO_SEGMENTATION
 from convnext.recipes.recipe import Recipe
 
 __all__ = ["find_recipe", "list_recipes"]
@@ -18,8 +18,10 @@ def list_recipes() -> dict[str, Recipe]:
         **fcmae.RECIPES,
         **large_kernel.RECIPES,
         **detection.RECIPES,
+        **segmentation.RECIPES,
         DEMO.name: DEMO,
         DEMO_DETECTION.name: DEMO_DETECTION,
+        DEMO_SEGMENTATION.name: DEMO_SEGMENTATION,
     }
 
 

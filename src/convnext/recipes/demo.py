@@ -5,13 +5,16 @@ from convnext.data.config import (
     DataConfig,
     DetectionAugmentConfig,
     DetectionDataConfig,
+    SegmentationAugmentConfig,
+    SegmentationDataConfig,
 )
 from convnext.recipes.recipe import Recipe
 from convnext.tasks.classify import ClassifyConfig
 from convnext.tasks.detect import DetectConfig
+from convnext.tasks.segment import SegmentConfig
 from convnext.train.config import OptimConfig, TrainConfig
 
-__all__ = ["DEMO", "DEMO_DETECTION"]
+__all__ = ["DEMO", "DEMO_DETECTION", "DEMO_SEGMENTATION"]
 
 DEMO = Recipe(
     name="demo",
@@ -69,6 +72,37 @@ DEMO_DETECTION = Recipe(
         batch_size=4,
         epochs=50,
         warmup_epochs=3.0,
+        clip_grad=1.0,
+    ),
+    train=TrainConfig(ema_decay=0.99, ema_warmup=True, eval_every_epochs=10),
+    source="tuned on the validation part of the data",
+)
+
+DEMO_SEGMENTATION = Recipe(
+    name="demo_segmentation",
+    task=SegmentConfig(
+        model="upernet_convnextv2_atto",
+        drop_path_rate=0.1,
+        model_args={"head_dim": 64, "aux_dim": 32},
+        dice_weight=0.5,
+        loss_mean="labelled",
+    ),
+    data=SegmentationDataConfig(
+        path="napari",
+        in_chans=1,
+        min_size=0,
+        crop_size=96,
+        window=0,
+        # Under a microscope there is no up; a nucleus may well be the only thing in a crop.
+        augment=SegmentationAugmentConfig(scale=(0.75, 1.5), vflip=0.5, cat_max_ratio=1.0),
+    ),
+    optim=OptimConfig(
+        lr=1e-3,
+        min_lr=0.0,
+        weight_decay=0.05,
+        batch_size=10,
+        epochs=80,
+        warmup_epochs=8.0,
         clip_grad=1.0,
     ),
     train=TrainConfig(ema_decay=0.99, ema_warmup=True, eval_every_epochs=10),

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from convnext.data.config import DetectionAugmentConfig, DetectionDataConfig
 from convnext.data.detection.summary import DetectionSummary
+from convnext.models.mask_rcnn import detector_config
+from convnext.recipes.body import body_from_scratch
 from convnext.recipes.recipe import Recipe
 from convnext.tasks.detect import DetectConfig
 from convnext.train.config import OptimConfig, TrainConfig
@@ -143,7 +145,7 @@ def fit_detection(
         f"classes, {'with' if summary.has_masks else 'without'} masks"
     )
     chosen = model or (recipe.detect[0].model if recipe else "")
-    if n >= COCO_SCALE or (recipe is not None and recipe.name in _PUBLISHED):
+    if n >= COCO_SCALE or (recipe is not None and recipe.name not in _PLAIN):
         recipe = _as_published(recipe or _nearest(chosen, pretrained), summary, data, image_size)
         say(f"{recipe.name} as published")
         return recipe, reasons
@@ -260,6 +262,7 @@ def _detector(
         masks=summary.has_masks,
         drop_path_rate=drop_path,
         model_args=args,
+        body_args={} if pretrained else body_from_scratch(detector_config(name).backbone),
     )
 
 

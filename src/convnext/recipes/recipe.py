@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from convnext.data.config import DataConfig, DetectionDataConfig
+from convnext.data.config import DataConfig, DetectionDataConfig, SegmentationDataConfig
 from convnext.tasks.classify import ClassifyConfig
 from convnext.tasks.detect import DetectConfig
 from convnext.tasks.pretrain import PretrainConfig
+from convnext.tasks.segment import SegmentConfig
 from convnext.train.config import OptimConfig, TrainConfig
 
 __all__ = ["Recipe", "differences", "from_dict", "to_dict"]
@@ -24,9 +25,13 @@ class Recipe:
 
     name: str = "custom"
     """Name of the recipe."""
-    task: ClassifyConfig | PretrainConfig | DetectConfig = field(default_factory=ClassifyConfig)
+    task: ClassifyConfig | PretrainConfig | DetectConfig | SegmentConfig = field(
+        default_factory=ClassifyConfig
+    )
     """Network and loss."""
-    data: DataConfig | DetectionDataConfig = field(default_factory=DataConfig)
+    data: DataConfig | DetectionDataConfig | SegmentationDataConfig = field(
+        default_factory=DataConfig
+    )
     """Images and augmentation."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser and schedule."""
@@ -38,6 +43,8 @@ class Recipe:
     """Published top-1 accuracy in percent."""
     expected_ap: tuple[float, float] | None = None
     """Published average precision of boxes and of masks, in percent."""
+    expected_miou: tuple[float | None, float | None] | None = None
+    """Published mean IoU in percent, of testing at one scale and at several."""
     cost: str = ""
     """What the run took where it was published."""
     notes: str = ""
@@ -48,7 +55,7 @@ class Recipe:
         """The task of a recipe that trains a classifier.
 
         Raises:
-            ValueError: It pre-trains or detects.
+            ValueError: It does something else.
         """
         if not isinstance(self.task, ClassifyConfig):
             raise ValueError(f"the recipe {self.name} does not train a classifier")
@@ -59,10 +66,10 @@ class Recipe:
         """The images of a recipe that classifies or pre-trains.
 
         Raises:
-            ValueError: It detects.
+            ValueError: It detects or segments.
         """
         if not isinstance(self.data, DataConfig):
-            raise ValueError(f"the recipe {self.name} is for images with boxes")
+            raise ValueError(f"the recipe {self.name} is for images with boxes or masks")
         return self.data
 
     @property
@@ -76,6 +83,19 @@ class Recipe:
             self.data, DetectionDataConfig
         ):
             raise ValueError(f"the recipe {self.name} does not train a detector")
+        return self.task, self.data
+
+    @property
+    def segment(self) -> tuple[SegmentConfig, SegmentationDataConfig]:
+        """Network and images of a recipe that segments.
+
+        Raises:
+            ValueError: It does something else.
+        """
+        if not isinstance(self.task, SegmentConfig) or not isinstance(
+            self.data, SegmentationDataConfig
+        ):
+            raise ValueError(f"the recipe {self.name} does not train a segmentation network")
         return self.task, self.data
 
     def to_json(self) -> str:

@@ -1,4 +1,4 @@
-"""Learning curves: loss, top-1 or AP, and learning rate over the optimiser steps."""
+"""Learning curves: loss, top-1, AP or mIoU, and learning rate over the optimiser steps."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,17 @@ from convnext.report.text import esc
 
 Points = list[tuple[float, float]]
 MAX_POINTS = 300
-# Parts of a detector's loss; those of a cascade's stages are added up.
+# Parts of the loss of a detector or segmenter; those of a cascade's stages are added up.
 LOSS_PARTS = {
     "loss_rpn_cls": "proposals, objectness",
     "loss_rpn_bbox": "proposals, place",
     "loss_cls": "classes",
     "loss_bbox": "boxes",
     "loss_mask": "masks",
+    "decode.loss_seg": "main head",
+    "aux.loss_seg": "auxiliary head",
+    "decode.loss_dice": "main head, Dice",
+    "aux.loss_dice": "auxiliary head, Dice",
 }
 
 
@@ -34,7 +38,7 @@ def curves(history: Sequence[Mapping[str, Any]]) -> str:
     panels = [
         _panel(
             "Loss",
-            "" if is_detection(history) else "nats",
+            "" if has_objects(history) or has_pixels(history) else "nats",
             [
                 ("training", "c-train", series(train, "loss")),
                 (unaveraged, "c-raw", series(other, "loss")),
@@ -62,33 +66,51 @@ def curves(history: Sequence[Mapping[str, Any]]) -> str:
             ],
             mark_best=True,
         ),
+        _panel(
+            "Pixels",
+            f"%, {validation}",
+            [
+                ("right", "c-train", series(main, "pixel_accuracy")),
+                ("mean accuracy of the classes", "c-mask", series(main, "mean_accuracy")),
+                (f"mIoU, {unaveraged}", "c-raw", series(other, "miou")),
+                ("mIoU", "c-val", series(main, "miou")),
+            ],
+            mark_best=True,
+        ),
         _panel("Learning rate", "", [("", "c-train", series(train, "lr"))], from_zero=True),
     ]
     drawn = "".join(panels)
     return f'<div class="panels">{drawn}</div>' if drawn else ""
 
 
-def is_detection(history: Sequence[Mapping[str, Any]]) -> bool:
+def has_objects(history: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a history is that of a detector."""
     return any("ap" in line or "loss_rpn_cls" in line for line in history)
 
 
+def has_pixels(history: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a history is that of a segmenter."""
+    return any("miou" in line or "decode.loss_seg" in line for line in history)
+
+
 def _loss_parts(train: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Points]]:
-    """A line for each part of a detector's loss; none of other tasks."""
-    if not is_detection(train):
+    """A line for each part of the loss of a detector or segmenter; none of other tasks."""
+    if not (has_objects(train) or has_pixels(train)):
         return []
-    sums = [
-        {"step": line.get("step")}
-        | {
-            part: sum(v for name, v in line.items() if name.rpartition(".")[2] == part)
-            for part in LOSS_PARTS
-            if any(name.rpartition(".")[2] == part for name in line)
-        }
-        for line in train
-    ]
+    sums: list[dict[str, Any]] = []
+    for line in train:
+        parts: dict[str, Any] = {"step": line.get("step")}
+        for name, value in line.items():
+            part = name if name in LOSS_PARTS else name.rpartition(".")[2]
+            if part in LOSS_PARTS:
+                parts[part] = parts.get(part, 0.0) + value
+        sums.append(parts)
+    there = [part for part in LOSS_PARTS if any(part in line for line in sums)]
+    if len(there) < 2:  # then it is the loss itself
+        return []
     return [
-        (words, f"series k{number}", series(sums, part))
-        for number, (part, words) in enumerate(LOSS_PARTS.items())
+        (LOSS_PARTS[part], f"series k{number}", series(sums, part))
+        for number, part in enumerate(there)
     ]
 
 

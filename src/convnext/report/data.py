@@ -10,6 +10,7 @@ from PIL import Image
 from convnext.evaluate.coco_result import DetectionResult
 from convnext.evaluate.detection_errors import DetectionErrors
 from convnext.evaluate.result import ClassificationResult
+from convnext.evaluate.segmentation_result import SegmentationResult
 
 THUMBNAIL = 256
 
@@ -53,6 +54,29 @@ class DetectionExample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SegmentationExample:
+    """One image of a gallery of segmentations; `segmentation_example` draws it.
+
+    Attributes:
+        name: File name or other name of the image, shown as it is.
+        miou: Its mIoU in percent over the classes that are there or were said.
+        accuracy: Percent of its pixels that are right.
+        classes: Name, colour and IoU in percent of these classes, those of most pixels first.
+        picture: The picture, as PNG, JPEG or WebP bytes.
+        truth: The classes that are there over the picture.
+        said: The classes that were said over the picture.
+    """
+
+    name: str
+    miou: float | None
+    accuracy: float | None
+    classes: Sequence[tuple[str, tuple[int, int, int], float]]
+    picture: bytes = field(repr=False)
+    truth: bytes = field(repr=False)
+    said: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportData:
     """Content of one report; only what is given is shown.
 
@@ -62,14 +86,17 @@ class ReportData:
         result: Scores, or None when nothing was evaluated.
         detection: Scores of a detector.
         errors: Its mistakes by kind.
+        segmentation: Scores of a segmenter.
         split: What the scores were measured on, such as "test" or "validation".
         description: What was done, in a few plain words.
         history: Lines of ``metrics.jsonl``: ``kind`` "train" (``step``, ``loss``, ``lr``) and
             "eval" (``step``, ``top1``, ``loss``, ``weights``). Of a detector: parts of the loss
-            whose names hold ``loss_``, and ``ap``, ``ap50``, ``mask_ap``.
+            whose names hold ``loss_``, and ``ap``, ``ap50``, ``mask_ap``. Of a segmenter likewise,
+            and ``miou``, ``mean_accuracy``, ``pixel_accuracy``.
         mistakes: Gallery of wrong predictions, most confident first.
         correct: Gallery of right predictions.
         detections: Gallery of the images with most errors of a detector, worst first.
+        segments: Gallery of the images of lowest mIoU of a segmenter, worst first.
         pictures: Further pictures with a caption each, as PNG, JPEG or WebP bytes.
         facts: Short facts by name: network, data, device, seed, ...
         command: The command that made the run.
@@ -83,12 +110,14 @@ class ReportData:
     result: ClassificationResult | None = None
     detection: DetectionResult | None = None
     errors: DetectionErrors | None = None
+    segmentation: SegmentationResult | None = None
     split: str = "validation"
     description: str = ""
     history: Sequence[Mapping[str, Any]] = ()
     mistakes: Sequence[Example] = ()
     correct: Sequence[Example] = ()
     detections: Sequence[DetectionExample] = ()
+    segments: Sequence[SegmentationExample] = ()
     pictures: Sequence[tuple[str, bytes]] = field(default=(), repr=False)
     facts: Mapping[str, str] = field(default_factory=dict)
     command: str = ""

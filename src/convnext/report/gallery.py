@@ -3,9 +3,10 @@
 import base64
 from collections.abc import Sequence
 
-from convnext.report.data import DetectionExample, Example
-from convnext.report.text import esc, percent
+from convnext.report.data import DetectionExample, Example, SegmentationExample
+from convnext.report.text import chip, esc, percent, shorten
 
+MOST_KEYS, MOST_EMS = 16, 14  # classes of a card, and the length of their names
 _SIGNATURES = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpeg"), (b"RIFF", "webp"))
 
 
@@ -35,6 +36,36 @@ def _detection_card(example: DetectionExample) -> str:
         f'<figure class="card"><div class="pair">{pictures}</div><figcaption>'
         f'<div>{errors or "no errors"}</div><div class="file" dir="auto">{name}</div>'
         "</figcaption></figure>"
+    )
+
+
+def segmentation_gallery(examples: Sequence[SegmentationExample]) -> str:
+    """Cards of picture, truth and prediction side by side; empty text without any."""
+    cards = "".join(_segmentation_card(example) for example in examples)
+    return f'<div class="gallery wide">{cards}</div>' if cards else ""
+
+
+def _segmentation_card(example: SegmentationExample) -> str:
+    three = (
+        (example.name, example.picture),
+        (f"truth of {example.name}", example.truth),
+        (f"said of {example.name}", example.said),
+    )
+    pictures = "".join(
+        f'<img src="{data_uri(image)}" alt="{esc(alt)}" loading="lazy">' for alt, image in three
+    )
+    keys = "".join(
+        f"<span>{chip(colour)}{esc(shorten(name, MOST_EMS))} "
+        f'<span class="muted">{iou:.0f}</span></span>'
+        for name, colour, iou in example.classes[:MOST_KEYS]
+    )
+    more = len(example.classes) - MOST_KEYS
+    keys += f'<span class="muted">and {more} more</span>' if more > 0 else ""
+    scores = f"mIoU <b>{percent(example.miou)}</b>, {percent(example.accuracy)} of the pixels right"
+    return (
+        f'<figure class="card"><div class="pair">{pictures}</div><figcaption>'
+        f'<div class="keys">{keys}</div><div>{scores}</div>'
+        f'<div class="file" dir="auto">{esc(example.name)}</div></figcaption></figure>'
     )
 
 

@@ -8,14 +8,27 @@ from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
-from convnext.report.curves import curves, is_detection
+from convnext.report.curves import curves, has_objects, has_pixels
 from convnext.report.data import ReportData
 from convnext.report.detection import class_table, detection_headline, error_bars
-from convnext.report.gallery import data_uri, detection_gallery, gallery
-from convnext.report.matrix import MAX_CLASSES, confused_pairs, confusion_matrix
+from convnext.report.gallery import (
+    data_uri,
+    detection_gallery,
+    gallery,
+    segmentation_gallery,
+)
+from convnext.report.matrix import (
+    MAX_CLASSES,
+    Confusion,
+    confused_pairs,
+    confusion_matrix,
+    of_images,
+    of_pixels,
+)
 from convnext.report.precision import precision_curves
 from convnext.report.reliability import calibration_words, reliability_diagram
 from convnext.report.score import headline
+from convnext.report.segmentation import region_table, segmentation_headline
 from convnext.report.tables import cost_table, facts_table, per_class_table, recipe_table
 from convnext.report.text import esc
 
@@ -54,6 +67,7 @@ def render(data: ReportData) -> str:
     """The report's HTML."""
     builders: tuple[Callable[[ReportData], Section], ...] = (
         _curves,
+        _regions,
         _confusion,
         _classes,
         _calibration,
@@ -63,6 +77,7 @@ def render(data: ReportData) -> str:
         _objects,
         _errors,
         _detections,
+        _segments,
         _pictures,
         _cost,
         _run,
@@ -87,13 +102,16 @@ def render(data: ReportData) -> str:
 
 def _headline(data: ReportData) -> str:
     text = headline(data, data.result) if data.result else ""
-    return text + (detection_headline(data, data.detection) if data.detection else "")
+    text += detection_headline(data, data.detection) if data.detection else ""
+    return text + (segmentation_headline(data, data.segmentation) if data.segmentation else "")
 
 
 def _curves(data: ReportData) -> Section:
     drawn = curves(data.history)
-    if is_detection(data.history):
-        words = "The losses are measured on augmented images while the weights change, AP on plain"
+    measured = "AP" if has_objects(data.history) else "mIoU" if has_pixels(data.history) else ""
+    if measured:
+        words = "The losses are measured on augmented images while the weights change, "
+        words += f"{measured} on plain"
         note = f'<p class="muted">{words} validation images.</p>'
     else:
         note = (
@@ -105,17 +123,21 @@ def _curves(data: ReportData) -> Section:
 
 def _confusion(data: ReportData) -> Section:
     title = "Confusion"
-    if data.result is None:
+    found: Confusion | None = of_images(data.result) if data.result else None
+    if data.segmentation and data.segmentation.num_classes > 1:
+        found = of_pixels(data.segmentation)
+    if found is None:
         return "confusion", title, ""
-    drawn = confusion_matrix(data.result)
-    if data.result.num_classes <= FEW_CLASSES:  # then there is room for the class table beside it
+    drawn = confusion_matrix(found)
+    if data.result and data.result.num_classes <= FEW_CLASSES:  # then there is room beside it
         beside = per_class_table(data.result)
     else:
-        beside = confused_pairs(data.result, 10 if drawn else 40)
+        beside = confused_pairs(found, 10 if drawn else 40)
     if drawn:
+        numbers = ", numbers in percent" if found.unit == "pixels" else ""
         note = (
             '<p class="muted">Rows are true classes, columns what the network said. Colour is the '
-            'share of the row: <span class="key c-val">right</span> '
+            f'share of the row{numbers}: <span class="key c-val">right</span> '
             '<span class="key c-gap">wrong</span>.</p>'
         )
     else:
@@ -183,6 +205,26 @@ def _detections(data: ReportData) -> Section:
     )
     drawn = detection_gallery(data.detections)
     return "detections", "Worst images", note + drawn if drawn else ""
+
+
+def _regions(data: ReportData) -> Section:
+    note = (
+        '<p class="muted">The hardest classes first. IoU: pixels that are right, of those that are '
+        "of the class or were called so. Accuracy: of those that are of the class. Classes without "
+        "a pixel come last.</p>"
+    )
+    drawn = region_table(data.segmentation) if data.segmentation else ""
+    return "regions", "Per class", note + drawn if drawn else ""
+
+
+def _segments(data: ReportData) -> Section:
+    note = (
+        '<p class="muted">The images of lowest mIoU. Left: the image; middle: its true classes; '
+        "right: what the network said. The number behind a class is its IoU in this image. "
+        '<i class="chip ignored"></i>Pixels that do not count.</p>'
+    )
+    drawn = segmentation_gallery(data.segments)
+    return "segments", "Worst images", note + drawn if drawn else ""
 
 
 def _pictures(data: ReportData) -> Section:

@@ -39,11 +39,20 @@ def shorten(text: str, ems: float) -> str:
     return kept.rstrip() + "…"
 
 
-def name_cell(name: str) -> str:
-    """Table cell of a class name; a very long one is cut, its whole text is the tooltip."""
+def name_cell(name: str, colour: tuple[int, int, int] | None = None) -> str:
+    """Table cell of a class name, with its colour if it has one.
+
+    A very long name is cut; its whole text is the tooltip.
+    """
     short = shorten(name, 32)
     title = f' title="{esc(name)}"' if short != name else ""
-    return f'<td class="name" dir="auto" data-value="{esc(name)}"{title}>{esc(short)}</td>'
+    before = chip(colour) if colour else ""
+    return f'<td class="name" dir="auto" data-value="{esc(name)}"{title}>{before}{esc(short)}</td>'
+
+
+def chip(colour: tuple[int, int, int]) -> str:
+    """A small square of a colour, before a name."""
+    return f'<i class="chip" style="background:rgb{colour}"></i>'
 
 
 def integer(value: float) -> str:

@@ -155,7 +155,7 @@ def _description(job: Job, fit: FitResult) -> str:
         start += f", taught by {recipe.classify.teacher},"
     text = (
         f"{recipe.classify.model}, trained {start} on {len(splits.train):,} images of "
-        f"{len(splits.classes)} classes for {recipe.optim.epochs} epochs ({fit.step:,} steps)."
+        f"{len(splits.classes)} classes for {recipe.optim.length} ({fit.step:,} steps)."
     )
     if splits.test is not None and splits.val is not None:
         text += (

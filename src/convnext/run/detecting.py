@@ -9,8 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from convnext.data.config import DetectionDataConfig
-from convnext.data.detection.dataset import collate, to_pixels
-from convnext.data.detection.transforms import apply_to_pixels, eval_steps
+from convnext.data.detection.dataset import collate
+from convnext.data.detection.transforms import eval_steps
+from convnext.data.pixels import apply_to_pixels, to_pixels
 from convnext.models.detection.views import View, detect_views
 from convnext.models.mask_rcnn import Detections, MaskRCNN
 from convnext.train.batch import to_device

@@ -164,7 +164,7 @@ def _description(job: Job, fit: FitResult) -> str:
     return (
         f"{recipe.detect[0].model}, trained {start or 'from scratch'} on "
         f"{len(job.splits.train):,} images of {len(job.splits.classes)} classes for "
-        f"{recipe.optim.epochs} epochs ({fit.step:,} steps)."
+        f"{recipe.optim.length} ({fit.step:,} steps)."
     )
 
 

@@ -5,24 +5,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from convnext.data.config import DetectionDataConfig
 from convnext.models.mask_rcnn import MaskRCNN, detector_config
-from convnext.models.registry import is_detector_name
 from convnext.recipes.recipe import Recipe, from_dict
 from convnext.run.folder import RunFolder
 from convnext.run.loading import newest_checkpoint
+from convnext.run.target import is_run_checkpoint
 from convnext.tasks.detect import DetectConfig, DetectTask
 from convnext.train import checkpoint
-from convnext.weights.checkpoint import DETECTOR_HEADS, weight_file
-from convnext.weights.detection import DetectorPreprocessing, is_detector, load_detector
+from convnext.weights.detection import DetectorPreprocessing, load_detector
 from convnext.weights.labels import coco_category_ids, coco_labels
-from convnext.weights.sources import resolve
 from convnext.weights.timm_backbone import TIMM, TimmBackbone
-from convnext.weights.unwrapping import unwrap
 
-__all__ = ["LoadedDetector", "detects", "load_trained", "new_task"]
+__all__ = ["LoadedDetector", "load_trained", "new_task"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,43 +54,6 @@ def new_task(recipe: Recipe, num_classes: int) -> DetectTask:
     return DetectTask(config, num_classes=num_classes, in_chans=data.in_chans, body=body)
 
 
-def detects(target: str) -> bool:
-    """Whether a target names a detector and not a classifier.
-
-    Args:
-        target: a run, a checkpoint of one, weights, a URL of some, which are downloaded once, or a
-            published name.
-
-    Raises:
-        ValueError: it is a file that holds no weights.
-        OSError: it cannot be read, or there is no network.
-    """
-    if target.startswith(("http://", "https://")):
-        return _holds_detector(resolve(target).path)
-    path = Path(target).expanduser()
-    run = RunFolder(path)
-    if path.is_dir() and run.recipe_file.is_file():
-        return isinstance(Recipe.from_file(run.recipe_file).task, DetectConfig)
-    if _is_checkpoint(path):
-        return "body_args" in checkpoint.load(path)["recipe"]["task"]
-    if path.exists():
-        return _holds_detector(path)
-    return is_detector_name(target)
-
-
-def _holds_detector(path: Path) -> bool:
-    """`is_detector`; of a safetensors file only the names of the tensors are read."""
-    file = weight_file(path) if path.is_dir() else path
-    if file.suffix != ".safetensors":
-        return is_detector(file)
-    try:
-        with safe_open(file, framework="pt") as opened:
-            names = dict.fromkeys(opened.keys(), torch.empty(0))
-    except (SafetensorError, OSError):
-        return is_detector(file)  # it says what is wrong with the file
-    return any(name.startswith(DETECTOR_HEADS) for name in unwrap(names, file).state)
-
-
 def load_trained(target: str, device: torch.device) -> LoadedDetector:
     """The detector that `target` names.
 
@@ -115,14 +74,10 @@ def load_trained(target: str, device: torch.device) -> LoadedDetector:
         found = _from_weights(str(weights)) if ended else _from_run(newest_checkpoint(path))
         found = replace(found, title=target, run=run)
     else:
-        found = _from_run(path) if _is_checkpoint(path) else _from_weights(target)
+        found = _from_run(path) if is_run_checkpoint(path) else _from_weights(target)
     found.network.eval().requires_grad_(False).to(device)
     found.network.to(memory_format=cast(Any, torch.channels_last))
     return found
-
-
-def _is_checkpoint(path: Path) -> bool:
-    return path.parent.name == "checkpoints" and path.suffix == ".pt" and path.is_file()
 
 
 def _from_weights(target: str) -> LoadedDetector:

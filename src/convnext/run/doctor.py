@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from convnext.data import DataConfig, DetectionDataConfig
+from convnext.data import DataConfig, DetectionDataConfig, SegmentationDataConfig
 from convnext.data.detection import is_detection_set
 from convnext.data.detection.doctor import scan_detection
 from convnext.data.doctor import scan
+from convnext.data.segmentation import is_segmentation_set, scan_segmentation
 from convnext.run.folder import say_line, write_text
 
 __all__ = ["doctor"]
@@ -17,7 +18,8 @@ def doctor(
 ) -> bool:
     """Read every image, say what is wrong with the data, and whether it can be trained on.
 
-    Data in the form of COCO, Pascal VOC or YOLO are checked with their boxes and masks.
+    Data in the form of COCO, Pascal VOC or YOLO are checked with their boxes and masks, images
+    beside masks with their classes for every pixel.
 
     Raises:
         ValueError: There is no data at this place.
@@ -25,6 +27,8 @@ def doctor(
     """
     if is_detection_set(data):
         report = scan_detection(DetectionDataConfig(path=data), workers)
+    elif is_segmentation_set(data):
+        report = scan_segmentation(SegmentationDataConfig(path=data), workers)
     else:
         report = scan(DataConfig(path=data), workers)
     if report.errors and report.errors[0].kind == "cannot_open":

@@ -6,45 +6,89 @@ from pathlib import Path
 
 import torch
 
-from convnext.deploy import export_detector
-from convnext.deploy.checking import compare
-from convnext.deploy.tracing import check_opset
-from convnext.run.detection_loading import detects, load_trained
+from convnext.deploy import export_detector, export_segmenter
+from convnext.deploy.checking import Differences, compare_detector, compare_segmenter
+from convnext.deploy.tracing import Format, check_format
+from convnext.report.overlay import palette
+from convnext.run.detection_loading import load_trained
 from convnext.run.folder import say_line
-from convnext.weights.detection import DetectorPreprocessing
+from convnext.run.segmentation_loading import load_trained_segmenter, preprocessing_of
+from convnext.run.target import kind_of_target
+from convnext.weights.preprocessing import DetectorPreprocessing
+from convnext.weights.systems.kinds import DETECTOR, SEGMENTER
 
 __all__ = ["export"]
 
 Say = Callable[[str], None]
-Exporter = Callable[[str, Path, int, bool, Say], Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be written.
+
+    Attributes:
+        target: a run, a checkpoint of one, weights, or a published name.
+        out: folder.
+        format: of the graphs.
+        opset: version of ONNX's operators.
+        check: whether to compare with the network.
+        say: where messages go.
+    """
+
+    target: str
+    out: Path
+    format: Format
+    opset: int
+    check: bool
+    say: Say
+
+    def compared(self, differences: Differences) -> None:
+        """Say them.
+
+        Raises:
+            ValueError: they are too large.
+        """
+        self.say(f"beside PyTorch: {differences}")
+        if not differences.small:
+            raise ValueError(
+                f"the graphs in {self.out} are not the network ({differences}); do not use them. "
+                "Other versions of torch, onnxscript or the runtime may help"
+            )
 
 
 @dataclass(frozen=True)
-class Kind:
-    """Networks that can be exported.
+class Exporter:
+    """How one kind of network is exported.
 
     Attributes:
-        title: what they are called.
+        titles: what such networks are called.
         example: what one of them is named by.
-        holds: whether a target is one of them.
-        write: target, folder, opset, whether to check, where messages go; gives the folder.
+        formats: that they can be written in.
+        write: writes one, and gives the name of the program that runs it.
     """
 
-    title: str
+    titles: str
     example: str
-    holds: Callable[[str], bool]
-    write: Exporter
+    formats: tuple[Format, ...]
+    write: Callable[[Request], str]
 
 
 def export(
-    target: str, out: Path, *, opset: int = 18, check: bool = True, say: Say = say_line
+    target: str,
+    out: Path,
+    *,
+    format: Format = "onnx",
+    opset: int = 18,
+    check: bool = True,
+    say: Say = say_line,
 ) -> Path:
-    """Write a network as graphs for ONNX runtimes, with a program that runs them.
+    """Write a network as graphs for other runtimes, with a program that runs them.
 
     Args:
         target: a run, a checkpoint of one, weights, or a published name.
         out: folder, made if missing.
-        opset: version of the operators.
+        format: of the graphs.
+        opset: version of ONNX's operators.
         check: run the graphs beside the network and compare.
         say: where messages go.
 
@@ -52,28 +96,39 @@ def export(
         The folder.
 
     Raises:
-        ValueError: the target is no network that can be exported, a package is missing, or the
-            graphs do not compute what the network computes.
+        ValueError: the target is no network that can be exported in this format, a package is
+            missing, or the graphs do not compute what the network computes.
         OSError: something cannot be read or written.
     """
-    check_opset(opset)  # before anything is loaded
-    for kind in KINDS:
-        if kind.holds(target):
-            return kind.write(target, out, opset, check, say)
-    titles = " and ".join(kind.title for kind in KINDS)
-    raise ValueError(
-        f"{target} cannot be exported: only {titles} can be so far; name a run, a checkpoint, "
-        f"weights, or a published name such as {KINDS[0].example}"
+    check_format(format, opset)  # before anything is loaded
+    out = out.expanduser()
+    kind = kind_of_target(target)
+    if kind is None:
+        titles = " and ".join(exporter.titles for exporter in EXPORTERS.values())
+        raise ValueError(
+            f"{target} cannot be exported: only {titles} can be so far; name a run, a checkpoint, "
+            f"weights, or a published name such as {EXPORTERS[DETECTOR].example}"
+        )
+    exporter = EXPORTERS[kind]
+    if format not in exporter.formats:
+        raise ValueError(
+            f"{target}: {exporter.titles} are exported as {', '.join(exporter.formats)}, "
+            f"not {format}"
+        )
+    program = exporter.write(
+        Request(target=target, out=out, format=format, opset=opset, check=check, say=say)
     )
+    say(f"graphs: {out}; python {out / program} PICTURE ... runs them")
+    return out
 
 
-def _detector(target: str, out: Path, opset: int, check: bool, say: Say) -> Path:
-    loaded = load_trained(target, torch.device("cpu"))
+def _detector(request: Request) -> str:
+    loaded = load_trained(request.target, torch.device("cpu"))
     data = loaded.data
-    say(f"tracing {target}")
-    folder = export_detector(
+    request.say(f"tracing {request.target}")
+    export_detector(
         loaded.network,
-        out,
+        request.out,
         labels=loaded.labels,
         preprocessing=DetectorPreprocessing(
             min_size=data.min_size,
@@ -81,19 +136,38 @@ def _detector(target: str, out: Path, opset: int, check: bool, say: Say) -> Path
             mean=data.channel_mean,
             std=data.channel_std,
         ),
-        opset=opset,
+        opset=request.opset,
         title=loaded.title,
     )
-    if check:
-        differences = compare(loaded.network, folder)
-        say(f"beside PyTorch: {differences}")
-        if not differences.small:
-            raise ValueError(
-                f"the graphs in {folder} are not the detector ({differences}); do not use them. "
-                "Other versions of torch, onnxscript or onnxruntime may help"
-            )
-    say(f"graphs: {folder}; python {folder / 'detector_host.py'} PICTURE ... runs them")
-    return folder
+    if request.check:
+        request.compared(compare_detector(loaded.network, request.out))
+    return "detector_host.py"
 
 
-KINDS = (Kind("detectors", "mask_rcnn_convnext_tiny.in1k_coco", detects, _detector),)
+def _segmenter(request: Request) -> str:
+    loaded = load_trained_segmenter(request.target, torch.device("cpu"))
+    request.say(f"tracing {request.target}")
+    export_segmenter(
+        loaded.network,
+        request.out,
+        labels=loaded.labels,
+        preprocessing=preprocessing_of(loaded.data),
+        colours=palette(len(loaded.labels)).tolist(),
+        format=request.format,
+        opset=request.opset,
+        title=loaded.title,
+    )
+    if request.check:
+        request.compared(compare_segmenter(loaded.network, request.out))
+    return "segmenter_host.py"
+
+
+EXPORTERS = {
+    DETECTOR: Exporter("detectors", "mask_rcnn_convnext_tiny.in1k_coco", ("onnx",), _detector),
+    SEGMENTER: Exporter(
+        "segmentation networks",
+        "upernet_convnext_tiny.in1k_ade20k",
+        ("onnx", "openvino"),
+        _segmenter,
+    ),
+}

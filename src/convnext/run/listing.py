@@ -5,23 +5,29 @@ from typing import Any
 
 import torch
 
-from convnext.data.config import DetectionDataConfig
+from convnext.data.config import DataConfig
 from convnext.evaluate.cost import macs, num_params
 from convnext.evaluate.detector_cost import IMAGE_SIZE
+from convnext.evaluate.part_cost import PartCost
+from convnext.evaluate.segmenter_cost import segmenter_cost
 from convnext.models.registry import build_model, list_models
+from convnext.models.upernet import SEGMENTERS, UPerNet
 from convnext.recipes import list_recipes
 from convnext.recipes.recipe import Recipe
 from convnext.tasks.pretrain import PretrainConfig
-from convnext.weights.catalogue import list_weights
+from convnext.weights.catalogue import Weights, list_weights
 from convnext.weights.detector_catalogue import list_detector_weights
+from convnext.weights.segmenter_catalogue import list_segmenter_weights
+from convnext.weights.systems.catalogue import SystemWeights
 
-__all__ = ["detector_table", "model_table", "recipe_table", "weight_table"]
+__all__ = ["detector_table", "model_table", "recipe_table", "segmenter_table", "weight_table"]
 
 Row = dict[str, Any]
 SIZE = 224
 NUM_COCO = 80
-# Columns that say nothing without detectors, and with nothing but detectors.
-UNUSED = (("box AP", "mask AP"), ("top-1", "re-evaluated"))
+NUM_ADE20K = 150
+# Columns of networks, of detectors and of segmentation networks.
+SCORES = (("top-1", "re-evaluated"), ("box AP", "mask AP"), ("mIoU", "multi-scale mIoU"))
 
 
 def recipe_table(pattern: str) -> list[Row]:
@@ -31,9 +37,9 @@ def recipe_table(pattern: str) -> list[Row]:
             "recipe": name,
             "pixels": _pixels(recipe),
             "effective batch": recipe.optim.batch_size,
-            "epochs": recipe.optim.epochs,
+            "length": recipe.optim.length,
             "lr": f"{recipe.optim.lr:.3g}",
-            "expected top-1": recipe.expected_top1,
+            "expected": _expected(recipe),
             "starts from": _start(recipe),
             "source": recipe.source,
         }
@@ -44,7 +50,16 @@ def recipe_table(pattern: str) -> list[Row]:
 
 def _pixels(recipe: Recipe) -> int:
     data = recipe.data
-    return data.min_size if isinstance(data, DetectionDataConfig) else data.image_size
+    return data.image_size if isinstance(data, DataConfig) else data.min_size
+
+
+def _expected(recipe: Recipe) -> str | None:
+    """The published score, in words."""
+    if recipe.expected_ap is not None:
+        return "AP {} / {}".format(*recipe.expected_ap)
+    if recipe.expected_miou is not None:
+        return "mIoU " + " / ".join("-" if v is None else str(v) for v in recipe.expected_miou)
+    return None if recipe.expected_top1 is None else f"top-1 {recipe.expected_top1}"
 
 
 def _start(recipe: Recipe) -> str:
@@ -57,10 +72,13 @@ def model_table(pattern: str) -> list[Row]:
     """The networks whose name matches: parameters, multiply-accumulates, published accuracy.
 
     "top-1" is that of the default published weights at 224 px, "best top-1" that of the best ones,
-    with their tag. A pattern with "rcnn" in it lists detectors, see `detector_table`.
+    with their tag. A pattern with "rcnn" in it lists detectors, see `detector_table`, one with
+    "upernet" segmentation networks, see `segmenter_table`.
     """
     if "rcnn" in pattern:
         return detector_table(pattern)
+    if "upernet" in pattern:
+        return segmenter_table(pattern)
     rows = []
     for name in list_models(pattern):
         with torch.device("meta"):
@@ -92,54 +110,82 @@ def detector_table(pattern: str) -> list[Row]:
         with torch.device("meta"):
             cost = detector_cost(MaskRCNN(DETECTORS[name]))
         best = max(list_detector_weights(name), key=lambda w: w.box_ap, default=None)
-        rows.append(
-            {
-                "model": name,
-                "parameters": cost.params,
-                f"GFLOPs at {cost.size[1]}x{cost.size[0]}": f"{cost.flops / 1e9:.3f}",
-                "best box AP": best.box_ap if best else None,
-                "mask AP": best.mask_ap if best else None,
-                "weights": best.tag if best else None,
-            }
-        )
+        scores = {
+            "best box AP": best.box_ap if best else None,
+            "mask AP": best.mask_ap if best else None,
+        }
+        rows.append(_system_row(name, cost, scores, best))
     return rows
+
+
+def segmenter_table(pattern: str) -> list[Row]:
+    """Segmentation networks whose name matches: parameters, operations, published mIoU on ADE20K.
+
+    Operations are those of an image of 2048 x 512; the published scores of 640 px are of a larger.
+    """
+    rows = []
+    for name in fnmatch.filter(SEGMENTERS, pattern):
+        with torch.device("meta"):
+            cost = segmenter_cost(UPerNet(SEGMENTERS[name]))
+        best = max(list_segmenter_weights(name), key=lambda w: w.miou, default=None)
+        scores = {
+            "best mIoU": best.miou if best else None,
+            "multi-scale": best.miou_multi_scale if best else None,
+        }
+        rows.append(_system_row(name, cost, scores, best))
+    return rows
+
+
+def _system_row(
+    name: str, cost: PartCost, scores: dict[str, float | None], best: SystemWeights | None
+) -> Row:
+    return {
+        "model": name,
+        "parameters": cost.params,
+        f"GFLOPs at {cost.size[1]}x{cost.size[0]}": f"{cost.flops / 1e9:.3f}",
+        **scores,
+        "weights": best.tag if best else None,
+    }
 
 
 def weight_table(pattern: str) -> list[Row]:
     """The published weights whose `model.tag` matches a shell-style pattern.
 
-    Networks and, after them, detectors; columns that say nothing about any of them are left out.
+    Networks and, after them, detectors and segmentation networks; scores that none of those listed
+    has are left out.
     """
     pattern = pattern if "." in pattern or "*" in pattern else f"*{pattern}*"
-    rows: list[Row] = [
-        {
-            "weights": f"{w.model}.{w.tag}",
-            "data": w.data,
-            "pixels": w.resolution,
-            "classes": w.num_classes,
-            "top-1": w.top1,
-            "re-evaluated": w.top1_again,
-            "box AP": None,
-            "mask AP": None,
-            "licence": w.licence,
-            "address": w.url,
-        }
+    networks = [
+        _weight_row(w, w.resolution, w.num_classes, w.top1, w.top1_again)
         for w in list_weights(pattern)
     ]
-    detectors: list[Row] = [
-        {
-            "weights": f"{w.model}.{w.tag}",
-            "data": w.data,
-            "pixels": IMAGE_SIZE[0],
-            "classes": NUM_COCO,
-            "top-1": None,
-            "re-evaluated": None,
-            "box AP": w.box_ap,
-            "mask AP": w.mask_ap,
-            "licence": w.licence,
-            "address": w.url,
-        }
+    detectors = [
+        _weight_row(w, IMAGE_SIZE[0], NUM_COCO, w.box_ap, w.mask_ap)
         for w in list_detector_weights(pattern)
     ]
-    unused = () if rows and detectors else UNUSED[bool(detectors)]
-    return [{k: v for k, v in row.items() if k not in unused} for row in rows + detectors]
+    segmenters = [
+        _weight_row(w, w.crop_size, NUM_ADE20K, w.miou, w.miou_multi_scale)
+        for w in list_segmenter_weights(pattern)
+    ]
+    listed = [
+        (rows, s) for rows, s in zip((networks, detectors, segmenters), SCORES, strict=True) if rows
+    ]
+    columns = [name for _, names in listed for name in names]
+    return [
+        {**start, **dict.fromkeys(columns), **dict(zip(names, scores, strict=True)), **end}
+        for rows, names in listed
+        for start, scores, end in rows
+    ]
+
+
+def _weight_row(
+    entry: Weights | SystemWeights, pixels: int, num_classes: int, *scores: float | None
+) -> tuple[Row, tuple[float | None, ...], Row]:
+    """A row in three parts: what is before the scores, the scores, what is after them."""
+    start = {
+        "weights": f"{entry.model}.{entry.tag}",
+        "data": entry.data,
+        "pixels": pixels,
+        "classes": num_classes,
+    }
+    return start, scores, {"licence": entry.licence, "address": entry.url}

@@ -360,7 +360,7 @@ def _report(
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         description=(
             f"{recipe.task.encoder}, pre-trained without labels on {len(parts['train']):,} images "
-            f"for {recipe.optim.epochs} epochs ({fit.step:,} steps): "
+            f"for {recipe.optim.length} ({fit.step:,} steps): "
             f"{100 * recipe.task.mask_ratio:g} % of each image is hidden and painted. The loss is "
             "the squared error of hidden pixels, normalised in each cell; 1 is what painting the "
             "cell's mean would reach."

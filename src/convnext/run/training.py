@@ -14,9 +14,11 @@ from convnext.run.detection import DETECTION
 from convnext.run.folder import RunFolder, say_line
 from convnext.run.job import Job
 from convnext.run.pretraining import PRETRAINING
+from convnext.run.segmentation import SEGMENTATION
 from convnext.tasks.classify import ClassifyConfig
 from convnext.tasks.detect import DetectConfig
 from convnext.tasks.pretrain import PretrainConfig
+from convnext.tasks.segment import SegmentConfig
 from convnext.train.engine import Engine
 from convnext.train.hooks import default_hooks
 from convnext.train.parallel import World, cleanup, setup
@@ -24,7 +26,12 @@ from convnext.train.randomness import seed_all
 
 __all__ = ["train"]
 
-KINDS = {ClassifyConfig: CLASSIFICATION, PretrainConfig: PRETRAINING, DetectConfig: DETECTION}
+KINDS = {
+    ClassifyConfig: CLASSIFICATION,
+    PretrainConfig: PRETRAINING,
+    DetectConfig: DETECTION,
+    SegmentConfig: SEGMENTATION,
+}
 
 
 def train(

@@ -76,10 +76,12 @@ class OptimConfig:
         weight_decay_end: decay at the last step, by a cosine; None keeps it constant.
         batch_size: effective batch: images per optimiser step, over all devices.
         epochs: passes over the data.
+        steps: length of the run in optimiser steps, in place of `epochs`.
         warmup_epochs: epochs of linear warm-up, 0 <= warmup_epochs <= epochs.
-        min_lr: learning rate that the cosine approaches.
-        schedule: "per_step" (V1), "per_epoch_fraction" (V2) or "steps" (detection); see
-            `schedule.py`.
+        warmup_steps: length of the warm-up in optimiser steps, in place of `warmup_epochs`.
+        min_lr: learning rate that the schedule approaches.
+        schedule: "per_step" (V1), "per_epoch_fraction" (V2), "steps" (detection) or "poly"
+            (segmentation); see `schedule.py`.
         drops: with "steps", where the learning rate falls to a tenth, as shares of the run.
         layer_decay: factor of the learning rate from one layer to the one below, in (0, 1].
         layer_decay_rule: what a layer is: every block ("single") or 12 groups ("group").
@@ -101,9 +103,11 @@ class OptimConfig:
     weight_decay_end: float | None = None
     batch_size: int = 4096
     epochs: int = 300
+    steps: int | None = None
     warmup_epochs: float = 20.0
+    warmup_steps: int | None = None
     min_lr: float = 1e-6
-    schedule: Literal["per_step", "per_epoch_fraction", "steps"] = "per_step"
+    schedule: Literal["per_step", "per_epoch_fraction", "steps", "poly"] = "per_step"
     drops: tuple[float, ...] = (0.75, 11 / 12)
     layer_decay: float = 1.0
     layer_decay_rule: Literal["single", "group"] = "single"
@@ -113,8 +117,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _require(self.optimizer in ("adamw", "sgd"), f"optimizer={self.optimizer!r}: adamw or sgd")
         _require(
-            self.schedule in ("per_step", "per_epoch_fraction", "steps"),
-            f"schedule={self.schedule!r}: per_step, per_epoch_fraction or steps",
+            self.schedule in ("per_step", "per_epoch_fraction", "steps", "poly"),
+            f"schedule={self.schedule!r}: per_step, per_epoch_fraction, steps or poly",
         )
         _require(
             all(0 < share <= 1 for share in self.drops),
@@ -131,11 +135,7 @@ class OptimConfig:
         _require(self.weight_decay >= 0, f"weight_decay={self.weight_decay}: must not be negative")
         _require(self.batch_size >= 1, f"batch_size={self.batch_size}: must be at least 1")
         _require(self.epochs >= 1, f"epochs={self.epochs}: must be at least 1")
-        _require(
-            0 <= self.warmup_epochs <= self.epochs,
-            f"warmup_epochs={self.warmup_epochs}: must be from 0 to epochs={self.epochs}; "
-            "shorten the warm-up or train longer",
-        )
+        self._check_warmup()
         _require(
             0 < self.layer_decay <= 1,
             f"layer_decay={self.layer_decay}: must be above 0 and at most 1 (1 is off)",
@@ -144,6 +144,29 @@ class OptimConfig:
             self.clip_grad is None or self.clip_grad > 0,
             f"clip_grad={self.clip_grad}: must be above 0; leave it out to clip nothing",
         )
+
+    def _check_warmup(self) -> None:
+        steps, warmup = self.steps, self.warmup_steps
+        _require(steps is None or steps >= 1, f"steps={steps}: must be at least 1")
+        _require(
+            steps is not None or 0 <= self.warmup_epochs <= self.epochs,
+            f"warmup_epochs={self.warmup_epochs}: must be from 0 to epochs={self.epochs}; "
+            "shorten the warm-up or train longer",
+        )
+        _require(
+            warmup is None or (warmup >= 0 and (steps is None or warmup <= steps)),
+            f"warmup_steps={warmup}: must be from 0 to steps={steps}; shorten the warm-up or train "
+            "longer",
+        )
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimiser steps of the run."""
+        return self.steps if self.steps is not None else self.epochs * steps_per_epoch
+
+    @property
+    def length(self) -> str:
+        """How long the run is, in words."""
+        return f"{self.epochs} epochs" if self.steps is None else f"{self.steps:,} steps"
 
 
 @dataclass(frozen=True, kw_only=True)

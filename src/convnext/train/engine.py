@@ -89,7 +89,7 @@ class Engine:
             {"optim": asdict(optim), "train": asdict(config), **(recipe or {})}
             | {"data_size": {"images": batches.num_samples, "batch_size": batches.batch_size}}
         )
-        self._total_steps = optim.epochs * batches.steps_per_epoch
+        self._total_steps = optim.total_steps(batches.steps_per_epoch)
         self._train_step = TrainStep(task, batches, optim, config, self._world)
         self.state = self._train_step.state
 

@@ -49,6 +49,14 @@ class World:
             tensor /= self.size
         return tensor
 
+    def most(self, number: int) -> int:
+        """The largest number over all processes."""
+        if self.size == 1:
+            return number
+        largest = torch.tensor(number, device=self.device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return int(largest)
+
     def from_main(self, compute: Callable[[], T]) -> T:
         """Run `compute` on rank 0 and give its result, or raise its exception, everywhere."""
         if self.size == 1:

@@ -1,6 +1,6 @@
 """Published weights, checkpoint layouts, and networks with weights from anywhere.
 
-What is for detectors is loaded on first use, for it needs torchvision.
+What is for detectors and segmentation networks is loaded on first use: the first need torchvision.
 """
 
 from importlib import import_module
@@ -12,18 +12,29 @@ from convnext.weights.create import PretrainedInfo, create_model, load_pretraine
 from convnext.weights.detector_catalogue import list_detector_weights
 from convnext.weights.inspection import Inspection, inspect
 from convnext.weights.merging import merge_weights
-from convnext.weights.preprocessing import Preprocessing
+from convnext.weights.preprocessing import (
+    DetectorPreprocessing,
+    Preprocessing,
+    SegmenterPreprocessing,
+)
 from convnext.weights.saving import save_pretrained
+from convnext.weights.segmenter_catalogue import list_segmenter_weights
+from convnext.weights.systems.backbone import load_backbone_weights
 
 if TYPE_CHECKING:
     from convnext.weights.detection import (
         DetectorInfo,
-        DetectorPreprocessing,
         create_detector,
-        load_backbone_weights,
         load_detector,
         load_detector_weights,
         save_detector,
+    )
+    from convnext.weights.segmentation import (
+        SegmenterInfo,
+        create_segmenter,
+        load_segmenter,
+        load_segmenter_weights,
+        save_segmenter,
     )
 
 __all__ = [
@@ -32,25 +43,33 @@ __all__ = [
     "Inspection",
     "Preprocessing",
     "PretrainedInfo",
+    "SegmenterInfo",
+    "SegmenterPreprocessing",
     "convert",
     "create_detector",
     "create_model",
+    "create_segmenter",
     "find",
     "format_table",
     "inspect",
     "list_detector_weights",
+    "list_segmenter_weights",
     "list_weights",
     "load_backbone_weights",
     "load_detector",
     "load_detector_weights",
     "load_pretrained",
+    "load_segmenter",
+    "load_segmenter_weights",
     "merge_weights",
     "save_detector",
     "save_pretrained",
+    "save_segmenter",
 ]
 
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        return getattr(import_module("convnext.weights.detection"), name)
+        task = "segmentation" if "segmenter" in name.lower() else "detection"
+        return getattr(import_module(f"convnext.weights.{task}"), name)
     raise AttributeError(f"module 'convnext.weights' has no attribute {name!r}")

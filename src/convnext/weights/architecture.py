@@ -198,7 +198,10 @@ def model_name(config: BackboneConfig) -> str | None:
 
 def base_name(config: BackboneConfig) -> str:
     """The name of a network with the same fields, for one that has no name of its own."""
-    return "replknet_31b" if isinstance(config, RepLKNetConfig) else "convnext_tiny"
+    if isinstance(config, RepLKNetConfig):
+        return "replknet_31b"
+    grn = isinstance(config, ConvNeXtConfig) and config.grn
+    return "convnextv2_tiny" if grn else "convnext_tiny"
 
 
 def stored_fields(config: BackboneConfig) -> dict[str, object]:

@@ -16,11 +16,11 @@ from convnext.weights.layouts.ours import OTHER_NETWORK
 from convnext.weights.layouts.table import to_convnext
 from convnext.weights.preprocessing import Preprocessing
 from convnext.weights.reading import read_file, read_json
+from convnext.weights.systems.kinds import Kind, kind_of
 from convnext.weights.unwrapping import Unwrapped, unwrap
 
 SECTION = "convnext"  # our part of config.json, and of the metadata of a safetensors file
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-DETECTOR_HEADS = ("rpn_head.", "roi_head.")  # in all layouts of detectors
 _PIL_FILTERS = {2: "bilinear", 3: "bicubic"}
 
 
@@ -116,9 +116,9 @@ class Opened:
     unwrapped: Unwrapped
 
     @property
-    def is_detector(self) -> bool:
-        """Whether there are heads of a detector among the tensors."""
-        return any(key.startswith(DETECTOR_HEADS) for key in self.unwrapped.state)
+    def kind(self) -> Kind | None:
+        """The kind of system whose heads are among the tensors; None of a lone network."""
+        return kind_of(self.unwrapped.state)
 
 
 def open_weights(path: str | Path, *, ema: bool = True) -> Opened:
@@ -147,10 +147,10 @@ def read_checkpoint(path: str | Path, *, ema: bool = True) -> Checkpoint:
         ValueError: It is no checkpoint of a ConvNeXt; the message names the file.
     """
     opened = open_weights(path, ema=ema)
-    if opened.is_detector:
+    if kind := opened.kind:
         raise ValueError(
-            f"{opened.file} holds a detector, not a network that classifies; load it by "
-            "convnext.load_detector, or start a detector from it"
+            f"{opened.file} holds a {kind.word}, not a network that classifies; load it by "
+            f"convnext.{kind.loader}, or start a {kind.word} from it"
         )
     return to_checkpoint(opened)
 

@@ -24,11 +24,21 @@ from convnext.weights.checkpoint import (
     to_checkpoint,
     told_by_tensors,
 )
-from convnext.weights.folder import CONFIG, WEIGHTS, loads_elsewhere, write_folder
+from convnext.weights.folder import (
+    CONFIG,
+    WEIGHTS,
+    loads_elsewhere,
+    transformers_fields,
+    transformers_labels,
+    write_folder,
+)
 from convnext.weights.layouts.layout import Converted
 from convnext.weights.layouts.table import from_convnext
 from convnext.weights.load_report import summary
 from convnext.weights.sources import resolve
+from convnext.weights.systems.checkpoint import to_system_checkpoint
+from convnext.weights.systems.convert import write_system
+from convnext.weights.systems.system import system_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +65,14 @@ def convert(
             ``transformers`` holds its own ConvNext or ConvNextV2.
         layout: ``convnext``, ``timm``, ``transformers``, ``official``, ``torchvision``,
             ``openmmlab`` or ``fcmae``. Official ``.pth`` files hold the state dict under ``model``,
-            those of ``openmmlab`` and of detectors under ``state_dict``. A detector is written in
-            ``convnext``, ``official``, ``openmmlab``, or with the names that a backbone of ``timm``
-            or ``transformers`` has inside; a folder of it as by :func:`save_detector`.
+            those of ``openmmlab`` and of all detectors and segmentation networks under
+            ``state_dict``. A detector is written in ``convnext``, ``official``, ``openmmlab``, or
+            with the names that a backbone of ``timm`` or ``transformers`` has inside; a folder of
+            it as by :func:`save_detector`. A segmentation network is written in
+            ``convnext``, ``official``, ``openmmlab``, ``timm`` (names of the backbone),
+            ``transformers`` (its UperNetForSemanticSegmentation) or ``smp``
+            (segmentation_models_pytorch), whose folders those libraries open; see
+            :mod:`convnext.weights.segmentation.elsewhere`.
         ema: Take averaged weights where a training checkpoint has both.
         allow: Names, or shell-style patterns, of tensors that may be left out because no layout
             knows them.
@@ -71,14 +86,11 @@ def convert(
     """
     target = Path(target).expanduser()
     opened = open_weights(resolve(source).path, ema=ema)
-    if opened.is_detector:
-        # With torchvision, which nothing else here needs.
-        from convnext.weights.detection.checkpoint import to_detector_checkpoint
-        from convnext.weights.detection.convert import write_detector
-
-        detector = to_detector_checkpoint(opened)
-        _tell_losses(detector.path, detector.converted, allow)
-        write_detector(detector, target, layout)
+    if opened.kind is not None:
+        system = system_of(opened.kind)
+        read = to_system_checkpoint(system, opened)
+        _tell_losses(read.path, read.converted, allow)
+        write_system(system, read, target, layout)
         return target
     checkpoint = to_checkpoint(opened)
     _tell_losses(checkpoint.path, checkpoint.converted, allow)
@@ -171,21 +183,8 @@ def _write_folder(
 
 def _transformers_config(checkpoint: Checkpoint, config: ConvNeXtConfig) -> dict[str, Any]:
     kind = "V2" if config.grn else ""
-    labels = checkpoint.card.labels or [f"LABEL_{i}" for i in range(config.num_classes)]
-    values: dict[str, Any] = {
+    return {
         "architectures": [f"ConvNext{kind}ForImageClassification"],
-        "model_type": f"convnext{kind.lower()}",
-        "depths": list(config.depths),
-        "hidden_sizes": list(config.channels),
-        "num_stages": len(config.depths),
-        "num_channels": config.in_chans,
-        "patch_size": config.stem_stride,
-        "hidden_act": "gelu",
-        "layer_norm_eps": 1e-6,
-        "drop_path_rate": 0.0,
-        "id2label": {str(i): label for i, label in enumerate(labels)},
-        "label2id": {label: i for i, label in enumerate(labels)},
+        **transformers_fields(config),
+        **transformers_labels(checkpoint.card.labels, config.num_classes),
     }
-    if not config.grn:
-        values["layer_scale_init_value"] = config.layer_scale_init_value
-    return values

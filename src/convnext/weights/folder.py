@@ -8,7 +8,7 @@ our own names, and the architecture gets a name that timm refuses instead of loa
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -58,6 +58,33 @@ def timm_architecture(config: BackboneConfig) -> tuple[str, dict[str, Any]]:
     if config.in_chans != 3:
         args["in_chans"] = config.in_chans
     return name, args
+
+
+def transformers_fields(config: ConvNeXtConfig) -> dict[str, Any]:
+    """What transformers' configuration of a ConvNext or ConvNextV2 holds."""
+    values: dict[str, Any] = {
+        "model_type": "convnextv2" if config.grn else "convnext",
+        "depths": list(config.depths),
+        "hidden_sizes": list(config.channels),
+        "num_stages": len(config.depths),
+        "num_channels": config.in_chans,
+        "patch_size": config.stem_stride,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "drop_path_rate": 0.0,
+    }
+    if not config.grn:
+        values["layer_scale_init_value"] = config.layer_scale_init_value
+    return values
+
+
+def transformers_labels(labels: Sequence[str] | None, num_classes: int) -> dict[str, Any]:
+    """Names of the classes as transformers' configurations hold them, with its own for unknown."""
+    names = labels or [f"LABEL_{i}" for i in range(num_classes)]
+    return {
+        "id2label": {str(i): label for i, label in enumerate(names)},
+        "label2id": {label: i for i, label in enumerate(names)},
+    }
 
 
 def write_folder(

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from convnext.models.backbone import BackboneConfig
 from convnext.models.convnext import ConvNeXtConfig
@@ -11,9 +10,9 @@ from convnext.weights.checkpoint import Checkpoint, is_convnext, open_weights, t
 from convnext.weights.layouts.layout import STATISTICS
 from convnext.weights.load_report import summary
 from convnext.weights.sources import resolve
-
-if TYPE_CHECKING:
-    from convnext.weights.detection.inspection import DetectorInspection
+from convnext.weights.systems.checkpoint import to_system_checkpoint
+from convnext.weights.systems.inspection import SystemInspection, describe_system
+from convnext.weights.systems.system import system_of
 
 NOTABLE_ZEROS = 0.01  # share of all parameters from which on a network counts as sparse
 
@@ -110,10 +109,10 @@ def _short(number: int) -> str:
     return f"{number / 1e6:.1f}M" if number >= 1e6 else f"{number:,}"
 
 
-def inspect(path: str | Path, *, ema: bool = True) -> "Inspection | DetectorInspection":
+def inspect(path: str | Path, *, ema: bool = True) -> Inspection | SystemInspection:
     """Say what a checkpoint is: layout, network, classes, channels, wrappers, types, extras.
 
-    Of a detector what it is made of.
+    Of a detector or a segmentation network what it is made of.
 
     Args:
         path: A file, folder or URL, or ``"MODEL.TAG"`` of the catalogue.
@@ -124,12 +123,9 @@ def inspect(path: str | Path, *, ema: bool = True) -> "Inspection | DetectorInsp
         ValueError: It is no checkpoint of a ConvNeXt.
     """
     opened = open_weights(resolve(path).path, ema=ema)
-    if opened.is_detector:
-        # With torchvision, which nothing else here needs.
-        from convnext.weights.detection.checkpoint import to_detector_checkpoint
-        from convnext.weights.detection.inspection import describe_detector
-
-        return describe_detector(to_detector_checkpoint(opened))
+    if opened.kind is not None:
+        system = system_of(opened.kind)
+        return describe_system(system, to_system_checkpoint(system, opened))
     return describe(to_checkpoint(opened))
 
 

@@ -2,6 +2,8 @@
 
 from functools import cache
 
+from convnext.data.segmentation.names import ADE20K
+
 
 def imagenet_labels(num_classes: int) -> tuple[tuple[str, ...] | None, dict[str, str]]:
     """WordNet ids in the order of the outputs, and words for them.
@@ -19,6 +21,14 @@ def imagenet_labels(num_classes: int) -> tuple[tuple[str, ...] | None, dict[str,
     info = ImageNetInfo(subset)
     labels = tuple(info.label_names())
     return labels, {label: info.label_name_to_description(label) for label in labels}
+
+
+def ade20k_labels() -> tuple[str, ...]:
+    """The 150 classes of ADE20K's scene parsing benchmark, the first of each class's names.
+
+    Source: Zhou et al., Scene Parsing through ADE20K Dataset, CVPR 2017, list of the benchmark.
+    """
+    return ADE20K
 
 
 def coco_labels() -> tuple[str, ...]:

@@ -9,6 +9,10 @@ from convnext.weights.checkpoint import open_weights
 from convnext.weights.create import load_pretrained
 from convnext.weights.saving import save_pretrained
 from convnext.weights.sources import resolve
+from convnext.weights.systems.kinds import Kind
+from convnext.weights.systems.loading import load_system
+from convnext.weights.systems.saving import save_system
+from convnext.weights.systems.system import system_of
 
 __all__ = ["merge_weights"]
 
@@ -18,8 +22,10 @@ def merge_weights(source: str | Path, directory: str | Path) -> Path:
 
     Args:
         source: Weights of a SLaK or RepLKNet, as :func:`load_pretrained` takes them, or of a
-            detector on one, as :func:`load_detector` does.
-        directory: The folder to write, as by :func:`save_pretrained` or :func:`save_detector`.
+            detector or segmentation network on one, as :func:`load_detector` and
+            :func:`load_segmenter` do.
+        directory: The folder to write, as by :func:`save_pretrained`, :func:`save_detector` or
+            :func:`save_segmenter`.
 
     Returns:
         The folder.
@@ -29,8 +35,8 @@ def merge_weights(source: str | Path, directory: str | Path) -> Path:
         OSError: Something cannot be read or written.
     """
     path = resolve(source).path
-    if open_weights(path).is_detector:
-        return _merge_detector(path, directory, source)
+    if kind := open_weights(path).kind:
+        return _merge_system(kind, path, directory, source)
     model, info = load_pretrained(source)
     return save_pretrained(
         _merged(cast(Backbone, model), source),
@@ -51,19 +57,17 @@ def _merged(network: Backbone, source: str | Path) -> Backbone:
     return merged
 
 
-def _merge_detector(path: Path, directory: str | Path, source: str | Path) -> Path:
-    # With torchvision, which nothing else here needs.
-    from convnext.models.mask_rcnn import MaskRCNN
-    from convnext.weights.detection import load_detector, save_detector
-
-    model, info = load_detector(path)
+def _merge_system(kind: Kind, path: Path, directory: str | Path, source: str | Path) -> Path:
+    system = system_of(kind)
+    model, info = load_system(system, path)
     body = model.backbone.body
     if not isinstance(body, Backbone):
         raise ValueError(f"{source} has no branches to merge, or is merged already")
-    whole = MaskRCNN(model.config, _merged(body, source))
+    whole = system.network(model.config, _merged(body, source))
     tensors = {k: t for k, t in model.state_dict().items() if not k.startswith("backbone.body.")}
     whole.load_state_dict(tensors, strict=False)
-    return save_detector(
+    return save_system(
+        system,
         whole,
         directory,
         labels=info.labels,

@@ -1,4 +1,4 @@
-"""Any backbone of timm as the body of a detector."""
+"""Any backbone of timm as the body of a detector or a segmentation network."""
 
 from typing import Any, cast
 
@@ -42,8 +42,8 @@ class TimmBackbone(nn.Module):
         chosen = [i for i, stride in enumerate(reductions) if stride in REDUCTIONS]
         if [reductions[i] for i in chosen] != list(REDUCTIONS):
             raise ValueError(
-                f"timm's {name} has maps of strides {reductions}; a detector needs one each of "
-                f"{list(REDUCTIONS)}"
+                f"timm's {name} has maps of strides {reductions}; a backbone needs one each "
+                f"of {list(REDUCTIONS)}"
             )
         rate = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
         self.name = name

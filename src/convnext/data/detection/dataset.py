@@ -1,30 +1,21 @@
 """Images with boxes and masks as padded batches; augmentation is a function of the key alone."""
 
-import hashlib
 import math
-import struct
 from collections.abc import Sequence
 from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from convnext.data.config import DetectionDataConfig
-from convnext.data.dataset import Key
+from convnext.data.dataset import Key, key_generator
 from convnext.data.detection.rle import decode_masks
 from convnext.data.detection.source import DetectionSource
 from convnext.data.detection.trained import trained_images
-from convnext.data.detection.transforms import (
-    Grid,
-    apply_to_boxes,
-    apply_to_pixels,
-    eval_steps,
-    mask_grid,
-    train_steps,
-)
+from convnext.data.detection.transforms import apply_to_boxes, eval_steps, train_steps
+from convnext.data.pixels import Grid, apply_to_pixels, mask_grid, normalise_into, to_pixels
 
 DIVISOR = 32  # the network halves its input five times
 
@@ -115,7 +106,7 @@ class DetectionDataset:
             none = np.empty((0, 4), np.float32), np.empty(0, np.int64)
             steps = eval_steps(height, width, self.config)
             return View(apply_to_pixels(pixels, steps), (height, width), *none)
-        steps = train_steps(height, width, self.config, self._random(key, row))
+        steps = train_steps(height, width, self.config, key_generator(self.seed, key))
         objects = self.source.objects(row)
         boxes = apply_to_boxes(objects.boxes, height, width, steps)
         kept = objects.trains & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
@@ -127,12 +118,6 @@ class DetectionDataset:
         assert objects.rles is not None, "the source has masks"
         rles = [objects.rles[k] for k in np.flatnonzero(kept)]
         return view._replace(rles=rles, grid=mask_grid(height, width, steps))
-
-    def _random(self, key: Key, row: int) -> np.random.RandomState:
-        numbers = struct.pack("4q", self.seed, key.epoch, row, key.repeat)
-        digest = hashlib.blake2b(numbers, digest_size=16).digest()
-        # RandomState's stream is frozen for all versions of numpy.
-        return np.random.RandomState(np.frombuffer(digest, np.uint32))
 
 
 def detection_dataset(
@@ -160,24 +145,15 @@ def collate(
     """
     sizes = torch.tensor([list(pixels.shape[1:]) for pixels, _ in images])
     height, width = (-(-sizes // DIVISOR) * DIVISOR).amax(0).tolist()
-    mean = 255 * torch.tensor(config.channel_mean).view(-1, 1, 1)
-    scale = 1 / (255 * torch.tensor(config.channel_std).view(-1, 1, 1))
     batch = torch.zeros(len(images), config.in_chans, height, width)
     for place, (pixels, _) in zip(batch, images, strict=True):
-        part = place[:, : pixels.shape[1], : pixels.shape[2]]
-        part.copy_(pixels).sub_(mean).mul_(scale)
+        normalise_into(place, pixels, config)
     return {
         "image": batch,
         "size": sizes,
         "original": torch.tensor([original for _, original in images]),
         "index": torch.zeros(len(images), dtype=torch.int64),
     }
-
-
-def to_pixels(picture: Image.Image) -> NDArray[np.uint8]:
-    """A picture as (H, W, C) uint8, its own copy."""
-    pixels = np.array(picture)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
 def _masks(views: Sequence[View]) -> list[Tensor]:

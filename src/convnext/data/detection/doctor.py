@@ -10,7 +10,6 @@ from convnext.data.detection.collect import Annotated
 from convnext.data.detection.header import header_size
 from convnext.data.detection.source import DetectionSource, Objects
 from convnext.data.detection.splits import detection_problems, read_parts
-from convnext.data.detection.transforms import fit_size
 from convnext.data.doctor import (
     DoctorReport,
     duplicates,
@@ -20,6 +19,7 @@ from convnext.data.doctor import (
     similar_names,
     unreadable,
 )
+from convnext.data.pixels import fit_size
 from convnext.data.scan import Record
 from convnext.data.scan import scan as scan_source
 from convnext.data.splits import Finding

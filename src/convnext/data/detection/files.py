@@ -1,6 +1,6 @@
 """Files and folders to detect objects in: found lazily, read in batches, in constant memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TypedDict
@@ -10,10 +10,12 @@ from torch import Tensor
 
 from convnext.data.config import DetectionDataConfig
 from convnext.data.decode import read_image
-from convnext.data.detection.dataset import collate, to_pixels
-from convnext.data.detection.transforms import apply_to_pixels, eval_steps
-from convnext.data.files import Pieces, Unreadable
-from convnext.data.loading import Loader
+from convnext.data.detection.dataset import collate
+from convnext.data.detection.transforms import eval_steps
+from convnext.data.files import ReadFiles
+from convnext.data.pixels import apply_to_pixels, to_pixels
+
+_View = tuple[Tensor, Image.Image]  # pixels for the network, and the picture itself
 
 
 class PictureBatch(TypedDict):
@@ -31,7 +33,7 @@ class PictureBatch(TypedDict):
     picture: list[Image.Image]
 
 
-class DetectionFiles:
+class DetectionFiles(ReadFiles[_View, PictureBatch]):
     """Batches of image files; what cannot be read is listed instead of ending the run.
 
     Args:
@@ -52,42 +54,30 @@ class DetectionFiles:
         batch_size: int = 1,
         workers: int = 0,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch size {batch_size}: give at least 1")
-        self.unreadable: list[Unreadable] = []
-        read = partial(_read, config=config)
-        self._loader = Loader(read, Pieces(files, batch_size), workers=workers)
-
-    def __iter__(self) -> Iterator[PictureBatch]:
-        for batch, unreadable in self._loader:
-            self.unreadable += unreadable
-            if batch is not None:
-                yield batch
+        super().__init__(
+            files,
+            partial(_read, config=config),
+            partial(_join, config=config),
+            batch_size=batch_size,
+            workers=workers,
+        )
 
 
-def _read(
-    names: list[str], *, config: DetectionDataConfig
-) -> tuple[PictureBatch | None, list[Unreadable]]:
-    images, pictures, good, bad = [], [], [], []
-    for name in names:
-        try:
-            picture = read_image(Path(name), 3)
-        except (OSError, ValueError) as error:
-            bad.append(Unreadable(name, str(error)))
-            continue
-        view = picture if config.in_chans == 3 else read_image(Path(name), 1)
-        height, width = picture.height, picture.width
-        pixels = apply_to_pixels(to_pixels(view), eval_steps(height, width, config))
-        images.append((pixels, (height, width)))
-        pictures.append(picture)
-        good.append(name)
-    if not images:
-        return None, bad
-    batch = collate(images, config)
+def _read(name: str, *, config: DetectionDataConfig) -> _View:
+    picture = read_image(Path(name), 3)
+    view = picture if config.in_chans == 3 else read_image(Path(name), 1)
+    steps = eval_steps(picture.height, picture.width, config)
+    return apply_to_pixels(to_pixels(view), steps), picture
+
+
+def _join(names: list[str], views: list[_View], *, config: DetectionDataConfig) -> PictureBatch:
+    sizes = [(picture.height, picture.width) for _, picture in views]
+    pixels = [pixels for pixels, _ in views]
+    batch = collate(list(zip(pixels, sizes, strict=True)), config)
     return {
         "image": batch["image"],
         "size": batch["size"],
         "original": batch["original"],
-        "name": good,
-        "picture": pictures,
-    }, bad
+        "name": names,
+        "picture": [picture for _, picture in views],
+    }

@@ -23,9 +23,9 @@ def find_voc(folder: Path) -> tuple[Path, Path] | None:
     return None
 
 
-def split_lists(folder: Path) -> dict[str, Path]:
+def split_lists(folder: Path, places: Iterable[str] = _LISTS) -> dict[str, Path]:
     """The text files that list the images of each split, such as `ImageSets/Main/train.txt`."""
-    for place in _LISTS:
+    for place in places:
         files = {file.stem: file for file in sorted((folder / place).glob("*.txt"))}
         found = {s: file for name, file in files.items() if (s := split_of(name)) is not None}
         if "trainval" in files:
@@ -54,7 +54,11 @@ def read_voc(annotations: Path, images: Path, listed: Path | None = None) -> Ann
     """
     pictures = {p.stem: p.name for p in sorted(images.iterdir()) if is_image_name(p.name)}
     collector = Collector(str(listed or annotations), str(images), masks=False, keep_unfit=False)
-    stems = sorted(p.stem for p in annotations.glob("*.xml")) if listed is None else _names(listed)
+    stems = (
+        sorted(p.stem for p in annotations.glob("*.xml"))
+        if listed is None
+        else listed_names(listed)
+    )
     entries = []
     for stem in stems:
         file = annotations / f"{stem}.xml"
@@ -78,7 +82,7 @@ def read_voc(annotations: Path, images: Path, listed: Path | None = None) -> Ann
     return collector.finish(range(1, len(classes) + 1), classes)
 
 
-def _names(listed: Path) -> Iterable[str]:
+def listed_names(listed: Path) -> list[str]:
     """The stems in a list of images: the first word of each line, without folder and ending."""
     lines = listed.read_text(encoding="utf-8-sig").splitlines()
     names = [line.split()[0] for line in lines if line.strip()]

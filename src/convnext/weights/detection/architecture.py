@@ -1,19 +1,14 @@
-"""From the tensors of a detector to its configuration, and from a configuration to a detector."""
+"""From the tensors of a detector to its configuration."""
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from convnext.models.backbone import BackboneConfig
-from convnext.models.mask_rcnn import DETECTORS, MaskRCNN, MaskRCNNConfig, detector_config
-from convnext.models.registry import build_model, model_config
-from convnext.weights.architecture import same_network, stored_fields
-from convnext.weights.timm_backbone import TIMM, TimmBackbone
+from convnext.models.mask_rcnn import MaskRCNNConfig
 
-__all__ = ["build_detector", "detector_name", "infer_detector", "stored_detector"]
+__all__ = ["describe", "infer_detector"]
 
 ANCHORS = 3  # at each place
 STAGES = 3  # of a cascade
@@ -31,7 +26,7 @@ UNTOLD = (
 
 
 def infer_detector(
-    state: Mapping[str, Tensor], *, backbone: str, in_chans: int, stored: Mapping[str, Any]
+    state: Mapping[str, Tensor], backbone: str, in_chans: int, stored: Mapping[str, Any]
 ) -> MaskRCNNConfig:
     """The configuration of the detector that a state dict under our names fits.
 
@@ -98,60 +93,8 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
     return len({found[1] for key in state if (found := re.fullmatch(pattern, key))})
 
 
-def build_detector(config: MaskRCNNConfig, body: Mapping[str, Any] | None = None) -> MaskRCNN:
-    """A detector with new weights.
-
-    Args:
-        config: its settings; the backbone may be "timm:" and timm's name of a network.
-        body: fields of the body's configuration where they are not those of the named network.
-
-    Raises:
-        ValueError: there is no such network, or it has not four maps of strides 4 to 32.
-    """
-    name = config.backbone
-    if name.startswith(TIMM):
-        timm = TimmBackbone(
-            name.removeprefix(TIMM),
-            in_chans=config.in_chans,
-            drop_path_rate=config.drop_path_rate,
-        )
-        return MaskRCNN(config, timm)
-    network = build_model(
-        name,
-        num_classes=0,
-        in_chans=config.in_chans,
-        drop_path_rate=config.drop_path_rate,
-        features_only=True,
-        **(body or {}),
-    )
-    return MaskRCNN(config, network)
-
-
-def detector_name(config: MaskRCNNConfig, body: BackboneConfig | None = None) -> str | None:
-    """The name of a detector with these parts; None if its widths or its body have none.
-
-    Args:
-        config: its settings.
-        body: configuration of its body, to be compared with the named network's.
-    """
-    name = f"{'cascade_' * config.cascade}mask_rcnn_{config.backbone}"
-    usual = detector_config(name) if config.backbone.startswith(TIMM) else DETECTORS.get(name)
-    widths = ("fpn_dim", "fc_dim", "box_convs", "mask_convs", "masks")
-    if usual is None or any(getattr(config, w) != getattr(usual, w) for w in widths):
-        return None
-    if body is not None and not same_network(model_config(config.backbone), body):
-        return None
-    return name
-
-
-def stored_detector(model: MaskRCNN) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What of a detector's configuration belongs to its weights, and of its body's."""
-    config = dataclasses.asdict(model.config)
-    config = {k: v for k, v in config.items() if k != "drop_path_rate"}
-    return config, body_fields(model.backbone.body)
-
-
-def body_fields(body: nn.Module) -> dict[str, Any]:
-    """Fields of a body's configuration; none of a network of another library."""
-    config = getattr(body, "config", None)
-    return dict(stored_fields(config)) if isinstance(config, BackboneConfig) else {}
+def describe(config: MaskRCNNConfig) -> str:
+    """The parts of a detector above its backbone, in words."""
+    kind = "Cascade Mask R-CNN" if config.cascade else "Mask R-CNN"
+    parts = [f"{kind} of {config.fpn_dim} channels", f"linear layers of {config.fc_dim}"]
+    return ", ".join(parts + ([] if config.masks else ["no masks"]))

@@ -186,7 +186,8 @@ def rank(name: str) -> int:
     if not name.endswith(".weight"):
         return 1
     module = name.split(".")[-2]
-    return {"conv": 4, "dwconv": 4, "pwconv1": 2, "pwconv2": 2, "head": 2}.get(module, 1)
+    ranks = {"conv": 4, "dwconv": 4, "conv_seg": 4, "pwconv1": 2, "pwconv2": 2, "head": 2}
+    return ranks.get(module, 1)
 
 
 def _our_shape(key: str, name: str, tensor: Tensor) -> Tensor:

@@ -1,44 +1,48 @@
-"""What a checkpoint of a detector is, for people."""
+"""What a checkpoint of a system is, for people."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from convnext.models.mask_rcnn import MaskRCNNConfig
-from convnext.weights.detection.architecture import detector_name
-from convnext.weights.detection.checkpoint import DetectorCheckpoint
 from convnext.weights.layouts.layout import STATISTICS
 from convnext.weights.load_report import summary
+from convnext.weights.systems.body import system_name
+from convnext.weights.systems.checkpoint import SystemCheckpoint
+from convnext.weights.systems.system import C, M, P, System, SystemConfig
 
-__all__ = ["DetectorInspection", "describe_detector"]
+__all__ = ["SystemInspection", "describe_system"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorInspection:
-    """What a checkpoint file of a detector is; ``str()`` prints it for people.
+class SystemInspection:
+    """What a checkpoint file of a system is; ``str()`` prints it for people.
 
     Attributes:
+        word: what kind of system it is.
         path: the file.
         num_bytes: its size.
         layout: layout of the names of its body.
-        model: name of the detector, None if none has these parts.
+        model: name of the system, None if none has these parts.
         backbone: name of the network below, None if no named one has these blocks.
         config: configuration that the tensors fit.
+        parts: the parts above the network, in words.
         num_parameters: numbers in the tensors, statistics of batch norms not counted.
         dtypes: types of the tensors.
         wrappers: what was around the state dict, outermost first.
         extra: other entries that were beside it.
         unexpected: tensors that the layout does not know.
-        dropped: tensors that no detector needs.
+        dropped: tensors that no such system needs.
         labels: names of the classes, if stored.
         licence: licence, if stored.
     """
 
+    word: str
     path: Path
     num_bytes: int
     layout: str
     model: str | None
     backbone: str | None
-    config: MaskRCNNConfig
+    config: SystemConfig
+    parts: str
     num_parameters: int
     dtypes: tuple[str, ...]
     wrappers: tuple[str, ...]
@@ -49,19 +53,15 @@ class DetectorInspection:
     licence: str | None
 
     def __str__(self) -> str:
-        c = self.config
-        kind = "Cascade Mask R-CNN" if c.cascade else "Mask R-CNN"
-        parts = [f"{kind} of {c.fpn_dim} channels", f"linear layers of {c.fc_dim}"]
-        parts += [] if c.masks else ["no masks"]
         lines = {
             "file": f"{self.path} ({self.num_bytes / 1e6:.1f} MB)",
             "layout": self.layout,
-            "model": self.model or "no named detector has these parts",
+            "model": self.model or f"no named {self.word} has these parts",
             "backbone": self.backbone or "no named network has these blocks",
-            "detector": ", ".join(parts),
+            "parts": self.parts,
             "parameters": f"{self.num_parameters:,} ({', '.join(self.dtypes)})",
-            "classes": str(c.num_classes),
-            "channels": str(c.in_chans),
+            "classes": str(self.config.num_classes),
+            "channels": str(self.config.in_chans),
             "wrappers": " > ".join(self.wrappers),
             "labels": summary(list(self.labels or ())),
             "licence": self.licence or "",
@@ -72,16 +72,20 @@ class DetectorInspection:
         return "\n".join(f"{word:<11} {text}" for word, text in lines.items() if text)
 
 
-def describe_detector(checkpoint: DetectorCheckpoint) -> DetectorInspection:
+def describe_system(
+    system: System[C, M, P], checkpoint: SystemCheckpoint[C, P]
+) -> SystemInspection:
     """The inspection of a checkpoint that was read already."""
     tensors = {k: t for k, t in checkpoint.state.items() if not k.endswith(STATISTICS)}
-    return DetectorInspection(
+    return SystemInspection(
+        word=system.kind.word,
         path=checkpoint.path,
         num_bytes=checkpoint.path.stat().st_size,
         layout=checkpoint.layout.title,
-        model=detector_name(checkpoint.config, checkpoint.body),
+        model=system_name(system, checkpoint.config, checkpoint.body),
         backbone=checkpoint.name,
         config=checkpoint.config,
+        parts=system.describe(checkpoint.config),
         num_parameters=sum(t.numel() for t in tensors.values()),
         dtypes=tuple(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()})),
         wrappers=checkpoint.wrappers,

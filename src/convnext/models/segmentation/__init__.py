@@ -1,0 +1,1 @@
+"""Parts of segmentation networks, and how a network sees an image: in windows, in several views."""

@@ -1,0 +1,126 @@
+"""Segmentation networks to use: from a run, a checkpoint, a folder of weights, a name."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from convnext.data.config import SegmentationDataConfig
+from convnext.models.upernet import UPerNet, segmenter_config
+from convnext.recipes.recipe import Recipe, from_dict
+from convnext.run.folder import RunFolder
+from convnext.run.loading import newest_checkpoint
+from convnext.run.target import is_run_checkpoint
+from convnext.tasks.segment import SegmentConfig, SegmentTask
+from convnext.train import checkpoint
+from convnext.weights.segmentation import SegmenterPreprocessing, load_segmenter
+from convnext.weights.timm_backbone import TIMM, TimmBackbone
+
+__all__ = ["LoadedSegmenter", "load_trained_segmenter", "new_segment_task", "preprocessing_of"]
+
+SHARED = ("min_size", "max_size", "window", "stride", "mean", "std")  # of data and weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedSegmenter:
+    """A segmentation network that is ready to be used.
+
+    Attributes:
+        network: On its device, in evaluation mode.
+        labels: Names of the classes.
+        data: How images become tensors.
+        title: What to call it.
+        run: The run that it comes from, if any.
+    """
+
+    network: UPerNet
+    labels: tuple[str, ...]
+    data: SegmentationDataConfig
+    title: str
+    run: RunFolder | None = None
+
+
+def new_segment_task(
+    recipe: Recipe, num_classes: int, class_weights: Tensor | None = None
+) -> SegmentTask:
+    """The task of a recipe with new weights."""
+    config, data = recipe.segment
+    name = segmenter_config(config.model).backbone
+    body = None
+    if name.startswith(TIMM):
+        body = TimmBackbone(
+            name.removeprefix(TIMM), in_chans=data.in_chans, drop_path_rate=config.drop_path_rate
+        )
+    return SegmentTask(
+        config,
+        num_classes=num_classes,
+        in_chans=data.in_chans,
+        body=body,
+        class_weights=class_weights,
+    )
+
+
+def preprocessing_of(data: SegmentationDataConfig) -> SegmenterPreprocessing:
+    """What images need, as it is stored with weights."""
+    values: dict[str, Any] = {name: getattr(data, name) for name in SHARED}
+    values |= {"mean": data.channel_mean, "std": data.channel_std}
+    return SegmenterPreprocessing(**values)
+
+
+def load_trained_segmenter(target: str, device: torch.device) -> LoadedSegmenter:
+    """The segmentation network that `target` names.
+
+    Args:
+        target: a run, a checkpoint of one, weights, or a published name such as
+            upernet_convnext_tiny.in1k_ade20k.
+        device: where it goes.
+
+    Raises:
+        ValueError: there is no such thing.
+        OSError: it cannot be read.
+    """
+    path = Path(target).expanduser()
+    run = RunFolder(path)
+    if path.is_dir() and run.recipe_file.is_file():
+        weights = run.weights_dir
+        ended = (weights / "model.safetensors").is_file()
+        found = _from_weights(str(weights)) if ended else _from_run(newest_checkpoint(path))
+        found = replace(found, title=target, run=run)
+    else:
+        found = _from_run(path) if is_run_checkpoint(path) else _from_weights(target)
+    found.network.eval().requires_grad_(False).to(device)
+    found.network.to(memory_format=cast(Any, torch.channels_last))
+    return found
+
+
+def _from_weights(target: str) -> LoadedSegmenter:
+    network, info = load_segmenter(target)
+    known = info.preprocessing or SegmenterPreprocessing()
+    config = network.config
+    values: dict[str, Any] = {name: getattr(known, name) for name in SHARED}
+    return LoadedSegmenter(
+        network=network,
+        labels=info.labels or tuple(str(i) for i in range(config.num_classes)),
+        data=SegmentationDataConfig(in_chans=config.in_chans, **values),
+        title=target,
+    )
+
+
+def _from_run(path: Path) -> LoadedSegmenter:
+    """A checkpoint of the training engine: averaged weights where there are some."""
+    saved = checkpoint.load(path)
+    values = saved["recipe"]
+    recipe = Recipe(
+        task=from_dict(SegmentConfig, values["task"]),
+        data=from_dict(SegmentationDataConfig, values["data"]),
+    )
+    task = new_segment_task(recipe, len(values["classes"]))
+    task.load_state_dict(saved.get("ema") or saved["task"])
+    return LoadedSegmenter(
+        network=task.network,
+        labels=tuple(values["classes"]),
+        data=recipe.segment[1],
+        title=str(path),
+    )

@@ -1,0 +1,209 @@
+"""A segmentation network as a function of pictures, seen once, in windows or in several views."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convnext.data.config import SegmentationDataConfig
+from convnext.data.pixels import Resize, apply_to_pixels, fit_size, to_pixels
+from convnext.models.segmentation.sliding import Windows, num_predictions, slide, whole
+from convnext.models.segmentation.views import SCALES, classes_at, mean_probabilities
+from convnext.models.upernet import MIN_SIDE, UPerNet
+
+__all__ = [
+    "Labels",
+    "Predict",
+    "as_predict",
+    "calls",
+    "image_logits",
+    "segment_picture",
+    "segment_windows",
+]
+
+Predict = Callable[[Tensor], Tensor]
+ReadPixels = Callable[[int, int, int, int], NDArray[np.uint8]]
+VIEW_BYTES = 2**30  # of probabilities; of a larger image the mean is taken at the network's size
+WINDOW_BATCH = {"cpu": 1}  # windows at once; on an accelerator more
+ACCELERATOR_BATCH = 8
+
+
+class Labels(NamedTuple):
+    """The classes of a part of an image.
+
+    Attributes:
+        top: first row.
+        left: first column.
+        classes: (h, w) int16.
+    """
+
+    top: int
+    left: int
+    classes: NDArray[np.int16]
+
+
+def _window_batch(device: torch.device) -> int:
+    """Windows that are predicted at once."""
+    return WINDOW_BATCH.get(device.type, ACCELERATOR_BATCH)
+
+
+def calls(image: Tensor, data: SegmentationDataConfig, num_classes: int) -> int:
+    """How often `image_logits` calls the network for an image (C, h, w)."""
+    size = _padded_size(image.shape[1], image.shape[2])
+    return num_predictions(
+        size, _windows(data, size), num_classes, batch=_window_batch(image.device)
+    )
+
+
+def image_logits(
+    predict: Predict, image: Tensor, data: SegmentationDataConfig, num_classes: int
+) -> Tensor:
+    """Logits (K, h, w) of an image (C, h, w) that is normalised and of the network's size.
+
+    Args:
+        predict: (B, C, h, w) to logits (B, K, h, w).
+        image: of any size; sides below 32 are padded with zeros on the way.
+        data: says which windows the image is seen through.
+        num_classes: K.
+    """
+    height, width = image.shape[1:]
+    size = _padded_size(height, width)
+    image = F.pad(image, (0, size[1] - width, 0, size[0] - height))
+
+    def read(top: int, left: int, h: int, w: int) -> Tensor:
+        return image[:, top : top + h, left : left + w]
+
+    windows, batch = _windows(data, size), _window_batch(image.device)
+    tiles = slide(_nhwc(predict), read, size, windows, num_classes, batch=batch)
+    return whole(tiles, size)[:, :height, :width]
+
+
+def _padded_size(height: int, width: int) -> tuple[int, int]:
+    return max(height, MIN_SIDE), max(width, MIN_SIDE)
+
+
+def _windows(data: SegmentationDataConfig, size: tuple[int, int]) -> Windows:
+    if not data.window:
+        return Windows(max(size), max(size))
+    return Windows(max(data.window, MIN_SIDE), max(data.stride, 1))
+
+
+def _nhwc(predict: Predict) -> Predict:
+    return lambda images: predict(images.contiguous(memory_format=torch.channels_last))
+
+
+@torch.no_grad()
+def segment_picture(
+    network: UPerNet,
+    picture: Image.Image,
+    data: SegmentationDataConfig,
+    device: torch.device,
+    *,
+    views: bool = False,
+) -> NDArray[np.int16]:
+    """The class of every pixel of a picture, (H, W).
+
+    Args:
+        network: In evaluation mode.
+        picture: In the colours that the network takes.
+        data: How pictures become tensors, and how they are seen.
+        device: Where the network is.
+        views: See it at six sizes and mirrored, whole each time; the mean of the probabilities
+            counts. Of pictures whose probabilities exceed 1 GiB it is taken at the network's size.
+    """
+    pixels, size = to_pixels(picture), (picture.height, picture.width)
+    if not views:
+        image = _normalised(_resized(pixels, data, 1.0), data, device)
+        logits = image_logits(network, image, data, network.config.num_classes)
+        return _numpy(classes_at(logits, size))
+    at = size
+    if 4 * network.config.num_classes * size[0] * size[1] > VIEW_BYTES:
+        at = _fitted(size, data, 1.0)
+    images = (_normalised(_resized(pixels, data, scale), data, device) for scale in SCALES)
+    probabilities = mean_probabilities(_padding(network), images, at)
+    return _numpy(classes_at(probabilities, size))
+
+
+def _padding(predict: Predict) -> Predict:
+    """The network for images of any size: what is too small is padded with zeros."""
+
+    def padded(images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        size = _padded_size(height, width)
+        images = F.pad(images, (0, size[1] - width, 0, size[0] - height))
+        return _nhwc(predict)(images)[:, :, :height, :width]
+
+    return padded
+
+
+@torch.no_grad()
+def segment_windows(
+    network: UPerNet,
+    read: ReadPixels,
+    size: tuple[int, int],
+    data: SegmentationDataConfig,
+    device: torch.device,
+) -> Iterator[Labels]:
+    """The class of every pixel of an image of any size, part by part, in constant memory.
+
+    The image keeps its size and is seen through windows of `data.window` pixels (512 if the network
+    usually sees images whole).
+
+    Args:
+        network: In evaluation mode.
+        read: Top, left, height and width to that part of the image, (h, w, C) uint8.
+        size: Height and width of the image, each at least 32.
+        data: How pixels become tensors.
+        device: Where the network is.
+    """
+    side = max(data.window or SegmentationDataConfig().window, MIN_SIDE)
+    stride = data.stride if data.window else SegmentationDataConfig().stride
+
+    def part(top: int, left: int, height: int, width: int) -> Tensor:
+        pixels = torch.from_numpy(np.ascontiguousarray(read(top, left, height, width)))
+        return _normalised(pixels.permute(2, 0, 1), data, device)
+
+    num_classes, batch = network.config.num_classes, _window_batch(device)
+    windows = Windows(side, stride)
+    for tile in slide(_padding(network), part, size, windows, num_classes, batch=batch):
+        classes = classes_at(tile.logits, (tile.logits.shape[1], tile.logits.shape[2]))
+        yield Labels(tile.top, tile.left, _numpy(classes))
+
+
+def _numpy(classes: Tensor) -> NDArray[np.int16]:
+    found: NDArray[np.int16] = classes.cpu().numpy()
+    return found
+
+
+def _fitted(size: tuple[int, int], data: SegmentationDataConfig, factor: float) -> tuple[int, int]:
+    """The size that an image is seen at, times a factor."""
+    if data.min_size:
+        return fit_size(*size, factor * data.min_size, factor * data.max_size)
+    return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))
+
+
+def _resized(pixels: NDArray[np.uint8], data: SegmentationDataConfig, factor: float) -> Tensor:
+    height, width = _fitted((pixels.shape[0], pixels.shape[1]), data, factor)
+    return apply_to_pixels(pixels, [Resize(height, width)])
+
+
+def _normalised(pixels: Tensor, data: SegmentationDataConfig, device: torch.device) -> Tensor:
+    """(C, h, w) uint8 to what the network takes, on its device."""
+    mean = 255 * torch.tensor(data.channel_mean, device=device).view(-1, 1, 1)
+    std = 255 * torch.tensor(data.channel_std, device=device).view(-1, 1, 1)
+    return (pixels.to(device).float() - mean) / std
+
+
+def as_predict(task: nn.Module) -> Predict:
+    """The logits of a task in evaluation mode as a function of images."""
+
+    def predict(images: Tensor) -> Tensor:
+        logits: Tensor = task({"image": images})["logits"]
+        return logits
+
+    return predict

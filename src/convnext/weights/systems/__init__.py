@@ -1,0 +1,1 @@
+"""What weights of all systems on a backbone have in common: detectors, segmentation networks."""
