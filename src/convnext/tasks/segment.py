@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from convnext.layers.sync_batch_norm import SyncBatchNorm2d
 from convnext.models.backbone import Backbone, Stage
 from convnext.models.registry import build_model, unknown
 from convnext.models.segmentation.losses import IGNORE, cross_entropy, dice, summed_loss
@@ -195,14 +197,16 @@ class SegmentTask(nn.Module):
         return (weight[labels.clamp(min=0)] * counts).sum().clamp(min=1)
 
     def _check_batch(self, images: int) -> None:
-        pools = 1 in self.network.config.pool_scales
-        several = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if images == 1 and pools and not several:
-            raise ValueError(
-                "a batch of one image: the batch norm behind the pyramid's global mean needs two "
-                "at least; set --train.micro-batch and --optim.batch-size to 2 or more, or pool "
-                "less: --task.model-args '{\"pool_scales\": [2, 3, 6]}'"
-            )
+        if images > 1 or 1 not in self.network.config.pool_scales:
+            return
+        synced = isinstance(self.network.decode_head.bottleneck.bn, SyncBatchNorm2d)
+        if synced and dist.is_initialized() and dist.get_world_size() > 1:
+            return
+        raise ValueError(
+            "a batch of one image: the batch norm behind the pyramid's global mean needs two at "
+            "least; set --train.micro-batch and --optim.batch-size to 2 or more for each process, "
+            "or --train.sync-batch-norm with several processes"
+        )
 
     def param_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """Every parameter exactly once, with its weight decay and its learning-rate scale."""
