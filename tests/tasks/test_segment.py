@@ -71,7 +71,8 @@ def test_class_weights(batch):
 
 def test_balanced_weights_are_the_median_over_the_share():
     weights = balanced_weights([100, 50, 0, 200, 1])
-    torch.testing.assert_close(weights, torch.tensor([0.5, 1.0, 1.0, 0.25, 10.0]))
+    torch.testing.assert_close(weights, torch.tensor([0.75, 1.5, 1.0, 0.375, 10.0]))
+    torch.testing.assert_close(balanced_weights([999_000, 1_000])[1], torch.tensor(10.0))
     torch.testing.assert_close(balanced_weights([0, 0]), torch.ones(2))
 
 

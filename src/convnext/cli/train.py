@@ -74,8 +74,15 @@ def train(arguments: list[str]) -> int:
         _need_data(base)
         recipe, reasons = _choose(first.recipe, base, arguments)
     chosen = recipe.task
-    if _given(arguments, "--optim.epochs") and not _given(arguments, "--optim.steps"):
-        recipe = replace(recipe, optim=replace(recipe.optim, steps=None, warmup_epochs=0.0))
+    optim = recipe.optim
+    if (
+        optim.steps is not None
+        and _given(arguments, "--optim.epochs")
+        and not _given(arguments, "--optim.steps")
+    ):
+        # Given epochs decide in place of the recipe's steps; the warm-up is to be given with them.
+        optim = replace(optim, steps=None, warmup_steps=None, warmup_epochs=0.0)
+        recipe = replace(recipe, optim=optim)
     _, recipe = _train_arguments(arguments, recipe, short)
     task = recipe.task
     if isinstance(task, DetectConfig | SegmentConfig) and type(chosen) is type(task):

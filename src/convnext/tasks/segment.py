@@ -116,7 +116,7 @@ def balanced_weights(pixels: Sequence[int]) -> Tensor:
     present = counts > 0
     weights = torch.ones_like(counts)
     if present.any():
-        weights[present] = (counts[present].median() / counts[present]).clamp(max=MOST_WEIGHT)
+        weights[present] = (counts[present].quantile(0.5) / counts[present]).clamp(max=MOST_WEIGHT)
     return weights.float()
 
 
