@@ -204,16 +204,3 @@ def test_mistakes_end_with_one_message_before_training(case, tmp_path, capsys):
         assert word in said
         assert word in message
     assert len(message.strip().splitlines()) == 1
-
-
-@pytest.mark.slow
-def test_shapes_are_learnt(tmp_path):
-    """A small network from scratch finds most pixels of three shapes within two minutes."""
-    data = write_segmentation(tmp_path / "data", 64, 24, seed=3)
-    out = tmp_path / "run"
-    args = ["train", "--data", str(data), "--out", str(out), "--epochs", "30", "--device", "cpu"]
-    args += ["--model", "upernet_convnext_tiny", "--task.drop-path-rate", "0", "--workers", "0"]
-    args += ["--task.body-args", '{"depths": [1, 1, 2, 1], "dims": [16, 32, 64, 96]}']
-    args += ["--task.model-args", '{"head_dim": 32, "aux_dim": 16}', "--image-size", "64"]
-    assert main([*args, "--train.eval-every-epochs", "0"]) == 0
-    assert json.loads((out / "evaluation.json").read_text())["val"]["miou"] > 75
