@@ -14,7 +14,7 @@ from convnext.cli.parse import parse
 from convnext.data.config import DataConfig, DetectionDataConfig, SegmentationDataConfig
 from convnext.data.detection import is_detection_set
 from convnext.data.segmentation import is_segmentation_set
-from convnext.models.registry import is_detector_name, is_segmenter_name
+from convnext.models.registry import is_detector_name, is_model, is_segmenter_name
 from convnext.recipes import find_recipe, list_recipes
 from convnext.recipes.recipe import Recipe
 from convnext.run.folder import RunFolder
@@ -113,6 +113,8 @@ def _task_of(model: str, data: str) -> ClassifyConfig | DetectConfig | SegmentCo
     """The task that a network's name, or the form of the data, asks for."""
     if is_segmenter_name(model):
         return SegmentConfig()
+    if model and is_model(model):
+        return ClassifyConfig()
     if is_detector_name(model) or is_detection_set(data):
         return DetectConfig()
     return SegmentConfig() if is_segmentation_set(data) else ClassifyConfig()

@@ -102,9 +102,12 @@ def _plain(path: Path) -> Layout | None:
             truths = files_in(path, masks) if images.is_dir() and masks.is_dir() else []
             if truths and (parts := pair(files_in(path, images), truths, path)):
                 listed = find_class_list((path, masks))
-                if not all((folder / "training").is_dir() for folder in (images, masks)):
-                    return Layout(path, parts, listed)
-                return Layout(path, parts, listed, _ade20k, reduce=True)
+                ade20k = masks.name == "annotations" and all(
+                    (folder / "training").is_dir() for folder in (images, masks)
+                )
+                if ade20k:
+                    return Layout(path, parts, listed, _ade20k, reduce=True)
+                return Layout(path, parts, listed)
     return None
 
 
