@@ -199,5 +199,5 @@ def test_mistakes_are_named():
         DetectConfig(model_args={"fpn_dims": 3})
     with pytest.raises(ValueError, match=r"drop_path_rate is 1\.0"):
         DetectConfig(drop_path_rate=1.0)
-    with pytest.raises(ValueError, match=r"strides \[2, 4, 8, 16\]; detectors need"):
+    with pytest.raises(ValueError, match=r"strides \[2, 4, 8, 16\]; here it needs"):
         DetectTask(DetectConfig(body_args=TOY_BODY | {"stem_stride": 2}), num_classes=3)

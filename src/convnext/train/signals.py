@@ -47,7 +47,7 @@ class StopSignals:
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.received:
             self._restore()
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)  # to this thread, so at once
             return
         self.received = number
         name = signal.Signals(number).name
