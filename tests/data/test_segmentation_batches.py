@@ -16,7 +16,6 @@ from convnext.data import (
 from convnext.data.dataset import Key
 from convnext.data.segmentation import (
     IGNORE,
-    SegmentationFiles,
     open_segmentation,
     segmentation_dataset,
 )
@@ -227,35 +226,6 @@ def test_odd_sizes(tmp_path, size):
     view = segmentation_dataset(train, config, train=False).fetch([Key(0, 0)])
     assert view["mask"].shape == (1, height, width)
     assert max(view["image"].shape[2:]) <= 160
-
-
-def test_files_to_predict_on(shapes, tmp_path):
-    config = SegmentationDataConfig(min_size=64, max_size=100)
-    broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no image")
-    long = tmp_path / "long.png"
-    Image.new("RGBA", (1500, 3), (255, 0, 0, 128)).save(long)
-    files = [str(broken), str(long), *sorted(map(str, (shapes / "images/val").iterdir()))]
-    for workers in (0, 2):
-        batches = SegmentationFiles(iter(files), config, workers=workers)
-        taken = list(batches)
-        assert [name for batch in taken for name in batch["name"]] == files[1:]
-        assert [item.name for item in batches.unreadable] == [str(broken)]
-        assert taken[0]["original"].tolist() == [[3, 1500]]
-        assert taken[0]["picture"][0].size == (1500, 3)
-        assert taken[0]["image"].shape == (1, 3, 1, 100)
-    grey = SegmentationDataConfig(min_size=0, in_chans=1)
-    batch = next(iter(SegmentationFiles(files[2:], grey)))
-    assert batch["picture"][0].mode == "RGB"
-    assert batch["image"].shape == (1, 1, *batch["original"][0].tolist())
-
-
-def test_a_file_is_seen_as_in_evaluation(config):
-    val = open_segmentation(config).val
-    files = [val.name(i) for i in range(len(val))]
-    dataset = segmentation_dataset(val, config, train=False)
-    for i, batch in enumerate(SegmentationFiles(files, config)):
-        assert torch.equal(batch["image"], dataset.fetch([Key(0, i)])["image"])
 
 
 def test_real_scenes(real_images):

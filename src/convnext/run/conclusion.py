@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from convnext.data import eval_dataset
 from convnext.evaluate.cost import measure_cost
@@ -22,7 +22,7 @@ from convnext.run.loading import preprocessing_of
 from convnext.tasks.classify import ClassifyTask
 from convnext.train import checkpoint
 from convnext.train.engine import FitResult
-from convnext.train.parallel import broadcast
+from convnext.train.parallel import World, broadcast
 from convnext.weights.checkpoint import is_convnext
 from convnext.weights.saving import save_pretrained
 
@@ -76,13 +76,18 @@ def _best_task(job: Job, fit: FitResult) -> ClassifyTask:
         in_chans=recipe.images.in_chans,
         labels=job.splits.train.labels,
     )
+    load_best(task, fit, world)
+    return task
+
+
+def load_best(task: nn.Module, fit: FitResult, world: World) -> None:
+    """Give a task the weights of the best evaluation, else the last ones, on every process."""
     if world.is_main:
         path = fit.best_path or fit.last_path
         assert path is not None, "a finished run has a checkpoint"
         task.load_state_dict(best_state(path))
     task.to(world.device).eval().requires_grad_(False)
     broadcast(task, world)
-    return task
 
 
 def best_state(path: Path) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from convnext.recipes.recipe import to_dict
 from convnext.report.data import DetectionExample, ReportData
 from convnext.report.detection_example import detection_example
 from convnext.report.html import write_report
-from convnext.run.conclusion import best_state
+from convnext.run.conclusion import load_best
 from convnext.run.detection_loading import new_task
 from convnext.run.detection_scoring import score_split
 from convnext.run.folder import RunFolder, command_line, versions, write_text
@@ -23,7 +23,6 @@ from convnext.run.job import Job
 from convnext.run.kind import Say
 from convnext.tasks.detect import DetectTask
 from convnext.train.engine import FitResult
-from convnext.train.parallel import broadcast
 from convnext.weights.detection import DetectorPreprocessing, save_detector
 
 __all__ = ["conclude", "gallery", "preprocessing_of", "summary_line"]
@@ -40,12 +39,7 @@ def conclude(job: Job, folder: RunFolder, fit: FitResult, say: Say) -> dict[str,
         The scores by split.
     """
     task = new_task(job.recipe, len(job.splits.classes))
-    if job.world.is_main:
-        path = fit.best_path or fit.last_path
-        assert path is not None, "a finished run has a checkpoint"
-        task.load_state_dict(best_state(path))
-    task.to(job.world.device).eval().requires_grad_(False)
-    broadcast(task, job.world)
+    load_best(task, fit, job.world)
     results = {
         name: score_split(job, task, cast(DetectionSource, source), title=f"scoring {name}")
         for name, source in job.splits.named().items()

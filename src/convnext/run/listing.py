@@ -101,7 +101,6 @@ def model_table(pattern: str) -> list[Row]:
 
 def detector_table(pattern: str) -> list[Row]:
     """The detectors whose name matches: parameters, operations, published accuracy on COCO."""
-    # With torchvision, which listing networks does not need.
     from convnext.evaluate.detector_cost import detector_cost
     from convnext.models.mask_rcnn import DETECTORS, MaskRCNN
 

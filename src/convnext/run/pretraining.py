@@ -33,7 +33,7 @@ from convnext.recipes.fcmae import fit_pretraining
 from convnext.recipes.recipe import Recipe, from_dict, to_dict
 from convnext.report.data import ReportData
 from convnext.report.html import write_report
-from convnext.run.conclusion import best_state
+from convnext.run.conclusion import load_best
 from convnext.run.folder import RunFolder, command_line, say_line, versions, write_text
 from convnext.run.job import Job
 from convnext.run.kind import Kind, Say
@@ -43,7 +43,6 @@ from convnext.train import checkpoint
 from convnext.train.batch import to_device
 from convnext.train.engine import FitResult
 from convnext.train.hooks import Hook, Record
-from convnext.train.parallel import broadcast
 from convnext.train.protocols import Evaluate, Task
 from convnext.weights.checkpoint import Card
 from convnext.weights.folder import write_folder
@@ -290,12 +289,7 @@ def _conclude(job: Job, folder: RunFolder, fit: FitResult, say: Say) -> dict[str
     config = job.recipe.task
     assert isinstance(config, PretrainConfig)
     task = PretrainTask(config, in_chans=job.recipe.images.in_chans)
-    if job.world.is_main:
-        path = fit.best_path or fit.last_path
-        assert path is not None, "a finished run has a checkpoint"
-        task.load_state_dict(best_state(path))
-    task.to(job.world.device).eval().requires_grad_(False)
-    broadcast(task, job.world)
+    load_best(task, fit, job.world)
     losses = {}
     for name, source in job.splits.named().items():
         if name != "train":

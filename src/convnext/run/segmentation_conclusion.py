@@ -15,7 +15,7 @@ from convnext.recipes.recipe import to_dict
 from convnext.report.data import ReportData, SegmentationExample
 from convnext.report.html import write_report
 from convnext.report.segmentation_example import segmentation_example
-from convnext.run.conclusion import best_state
+from convnext.run.conclusion import load_best
 from convnext.run.folder import RunFolder, command_line, versions, write_text
 from convnext.run.job import Job
 from convnext.run.kind import Say
@@ -24,7 +24,6 @@ from convnext.run.segmentation_scoring import score_split
 from convnext.run.segmenting import segment_picture
 from convnext.tasks.segment import SegmentTask
 from convnext.train.engine import FitResult
-from convnext.train.parallel import broadcast
 from convnext.weights.segmentation import save_segmenter
 
 __all__ = ["conclude", "gallery", "seen_size", "summary_line"]
@@ -43,12 +42,7 @@ def conclude(
         The scores by split.
     """
     task = new_segment_task(job.recipe, len(job.splits.classes))
-    if job.world.is_main:
-        path = fit.best_path or fit.last_path
-        assert path is not None, "a finished run has a checkpoint"
-        task.load_state_dict(best_state(path))
-    task.to(job.world.device).eval().requires_grad_(False)
-    broadcast(task, job.world)
+    load_best(task, fit, job.world)
     results = {
         name: score_split(job, task, cast(SegmentationSource, source), title=f"scoring {name}")
         for name, source in job.splits.named().items()

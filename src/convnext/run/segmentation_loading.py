@@ -1,8 +1,8 @@
 """Segmentation networks to use: from a run, a checkpoint, a folder of weights, a name."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +11,7 @@ from convnext.data.config import SegmentationDataConfig
 from convnext.models.upernet import UPerNet, segmenter_config
 from convnext.recipes.recipe import Recipe, from_dict
 from convnext.run.folder import RunFolder
-from convnext.run.loading import newest_checkpoint
-from convnext.run.target import is_run_checkpoint
+from convnext.run.target import load_target
 from convnext.tasks.segment import SegmentConfig, SegmentTask
 from convnext.train import checkpoint
 from convnext.weights.segmentation import SegmenterPreprocessing, load_segmenter
@@ -81,18 +80,7 @@ def load_trained_segmenter(target: str, device: torch.device) -> LoadedSegmenter
         ValueError: there is no such thing.
         OSError: it cannot be read.
     """
-    path = Path(target).expanduser()
-    run = RunFolder(path)
-    if path.is_dir() and run.recipe_file.is_file():
-        weights = run.weights_dir
-        ended = (weights / "model.safetensors").is_file()
-        found = _from_weights(str(weights)) if ended else _from_run(newest_checkpoint(path))
-        found = replace(found, title=target, run=run)
-    else:
-        found = _from_run(path) if is_run_checkpoint(path) else _from_weights(target)
-    found.network.eval().requires_grad_(False).to(device)
-    found.network.to(memory_format=cast(Any, torch.channels_last))
-    return found
+    return load_target(target, device, _from_weights, _from_run)
 
 
 def _from_weights(target: str) -> LoadedSegmenter:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convnext.data.config import SegmentationDataConfig
-from convnext.data.pixels import Resize, apply_to_pixels, fit_size, to_pixels
+from convnext.data.pixels import normalise_into, to_pixels
+from convnext.data.segmentation.dataset import eval_image
+from convnext.data.segmentation.transforms import eval_size
 from convnext.models.segmentation.sliding import Windows, num_predictions, slide, whole
 from convnext.models.segmentation.views import SCALES, classes_at, mean_probabilities
 from convnext.models.upernet import MIN_SIDE, UPerNet
@@ -118,13 +120,13 @@ def segment_picture(
     """
     pixels, size = to_pixels(picture), (picture.height, picture.width)
     if not views:
-        image = _normalised(_resized(pixels, data, 1.0), data, device)
+        image = eval_image(pixels, data)[0].to(device)
         logits = image_logits(network, image, data, network.config.num_classes)
         return _numpy(classes_at(logits, size))
     at = size
     if 4 * network.config.num_classes * size[0] * size[1] > VIEW_BYTES:
-        at = _fitted(size, data, 1.0)
-    images = (_normalised(_resized(pixels, data, scale), data, device) for scale in SCALES)
+        at = eval_size(*size, data)
+    images = (eval_image(pixels, data, scale)[0].to(device) for scale in SCALES)
     probabilities = mean_probabilities(_padding(network), images, at)
     return _numpy(classes_at(probabilities, size))
 
@@ -166,7 +168,9 @@ def segment_windows(
 
     def part(top: int, left: int, height: int, width: int) -> Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(read(top, left, height, width)))
-        return _normalised(pixels.permute(2, 0, 1), data, device)
+        place = torch.empty(pixels.shape[2], height, width)
+        normalise_into(place, pixels.permute(2, 0, 1), data)
+        return place.to(device)
 
     num_classes, batch = network.config.num_classes, _window_batch(device)
     windows = Windows(side, stride)
@@ -178,25 +182,6 @@ def segment_windows(
 def _numpy(classes: Tensor) -> NDArray[np.int16]:
     found: NDArray[np.int16] = classes.cpu().numpy()
     return found
-
-
-def _fitted(size: tuple[int, int], data: SegmentationDataConfig, factor: float) -> tuple[int, int]:
-    """The size that an image is seen at, times a factor."""
-    if data.min_size:
-        return fit_size(*size, factor * data.min_size, factor * data.max_size)
-    return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))
-
-
-def _resized(pixels: NDArray[np.uint8], data: SegmentationDataConfig, factor: float) -> Tensor:
-    height, width = _fitted((pixels.shape[0], pixels.shape[1]), data, factor)
-    return apply_to_pixels(pixels, [Resize(height, width)])
-
-
-def _normalised(pixels: Tensor, data: SegmentationDataConfig, device: torch.device) -> Tensor:
-    """(C, h, w) uint8 to what the network takes, on its device."""
-    mean = 255 * torch.tensor(data.channel_mean, device=device).view(-1, 1, 1)
-    std = 255 * torch.tensor(data.channel_std, device=device).view(-1, 1, 1)
-    return (pixels.to(device).float() - mean) / std
 
 
 def as_predict(task: nn.Module) -> Predict:

@@ -1,13 +1,18 @@
-"""What kind of network a user names: a classifier, a detector or a segmentation network."""
+"""What a user names: a classifier, a detector or a segmentation network, and where it is."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from convnext.models.registry import is_detector_name, is_segmenter_name
 from convnext.recipes.recipe import Recipe
 from convnext.run.folder import RunFolder
+from convnext.run.loading import newest_checkpoint
 from convnext.tasks.detect import DetectConfig
 from convnext.tasks.segment import SegmentConfig
 from convnext.train import checkpoint
@@ -16,7 +21,7 @@ from convnext.weights.sources import resolve
 from convnext.weights.systems.kinds import DETECTOR, SEGMENTER, Kind, kind_of
 from convnext.weights.unwrapping import unwrap
 
-__all__ = ["is_run_checkpoint", "kind_of_target"]
+__all__ = ["is_run_checkpoint", "kind_of_target", "load_target"]
 
 _BY_TASK = {DetectConfig: DETECTOR, SegmentConfig: SEGMENTER}
 _TELLING = {"aux_weight": SEGMENTER, "masks": DETECTOR}  # fields that only one kind of task has
@@ -47,6 +52,55 @@ def kind_of_target(target: str) -> Kind | None:
     if is_segmenter_name(target):
         return SEGMENTER
     return DETECTOR if is_detector_name(target) else None
+
+
+class _Loaded(Protocol):
+    """What is loaded: a network and the run that it comes from."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def network(self) -> nn.Module:
+        """The network."""
+
+
+L = TypeVar("L", bound=_Loaded)
+
+
+def load_target(
+    target: str,
+    device: torch.device,
+    from_weights: Callable[[str], L],
+    from_checkpoint: Callable[[Path], L],
+) -> L:
+    """What a target names, in evaluation mode: of a run its weights, or its newest checkpoint.
+
+    Args:
+        target: a run, a checkpoint of one, weights, or a published name.
+        device: where its network goes.
+        from_weights: loads weights or a published name.
+        from_checkpoint: loads a checkpoint of the training engine.
+
+    Raises:
+        ValueError: there is no such thing.
+        OSError: it cannot be read.
+    """
+    path = Path(target).expanduser()
+    run = RunFolder(path)
+    if path.is_dir() and run.recipe_file.is_file():
+        weights = run.weights_dir
+        if (weights / "model.safetensors").is_file():
+            found = from_weights(str(weights))
+        else:
+            found = from_checkpoint(newest_checkpoint(path))
+        found = replace(found, title=target, run=run)
+    elif is_run_checkpoint(path):
+        found = from_checkpoint(path)
+    else:
+        found = from_weights(target)
+    found.network.eval().requires_grad_(False).to(device)
+    found.network.to(memory_format=cast(Any, torch.channels_last))
+    return found
 
 
 def is_run_checkpoint(path: Path) -> bool:

@@ -103,14 +103,18 @@ class SegmentConfig:
 
 
 def balanced_weights(pixels: Sequence[int]) -> Tensor:
-    """Median-frequency weights of classes, at most 10; 1 for classes without pixels.
+    """Weights of classes by their pixels, at most 10; 1 for classes without pixels.
 
         w_c = median(pixels) / pixels_c, over the classes that occur
 
     Args:
-        pixels: of each class in the training data.
+        pixels: (K,), of each class in the training data.
 
-    Source: Eigen and Fergus, ICCV 2015, section 4.3.2.
+    Returns:
+        (K,) float32.
+
+    Source: after the median-frequency balancing of Eigen and Fergus, ICCV 2015, section 4.3.2, who
+    count a class's pixels relative to the images that hold it; here they are counted over all.
     """
     counts = torch.tensor(pixels, dtype=torch.float64)
     present = counts > 0

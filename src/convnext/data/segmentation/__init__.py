@@ -11,7 +11,6 @@ if TYPE_CHECKING:
         segmentation_dataset,
     )
     from convnext.data.segmentation.doctor import scan_segmentation
-    from convnext.data.segmentation.files import SceneBatch, SegmentationFiles
     from convnext.data.segmentation.source import SegmentationSource
     from convnext.data.segmentation.splits import (
         is_segmentation_set,
@@ -25,10 +24,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "IGNORE": "coding",
     "MaskError": "coding",
-    "SceneBatch": "files",
     "SegmentationBatch": "dataset",
     "SegmentationDataset": "dataset",
-    "SegmentationFiles": "files",
     "SegmentationSource": "source",
     "SegmentationSummary": "summary",
     "is_segmentation_set": "splits",
@@ -44,10 +41,8 @@ _HOMES = {
 __all__ = [
     "IGNORE",
     "MaskError",
-    "SceneBatch",
     "SegmentationBatch",
     "SegmentationDataset",
-    "SegmentationFiles",
     "SegmentationSource",
     "SegmentationSummary",
     "is_segmentation_set",

@@ -5,6 +5,7 @@ from typing import TypedDict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from convnext.data.config import SegmentationDataConfig
@@ -99,9 +100,11 @@ class SegmentationDataset:
         }
 
 
-def eval_image(pixels: np.ndarray, config: SegmentationDataConfig) -> Tensor:
-    """(H, W, C) uint8 to (1, C, h, w) float32: of the size of evaluation, normalised."""
-    view = eval_pixels(pixels, config)
+def eval_image(
+    pixels: NDArray[np.uint8], config: SegmentationDataConfig, factor: float = 1.0
+) -> Tensor:
+    """(H, W, C) uint8 to (1, C, h, w) float32: normalised, of evaluation's size times a factor."""
+    view = eval_pixels(pixels, config, factor)
     image = torch.empty(1, *view.shape)
     normalise_into(image[0], view, config)
     return image

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Iterable
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,12 +93,6 @@ class SegmentationSource(FileSource):
         """Read image and mask; raises as `read` and `mask`."""
         image = self.read(i)
         self.mask(i, (image.height, image.width))
-
-    def coded(self, coding: Coding) -> Self:
-        """The same images and masks, read as another coding says."""
-        other = self.subset(np.arange(len(self)))
-        other.coding = coding
-        return other
 
     def stamps(self) -> NDArray[np.int64]:
         """Size and time of change of every image and mask (-1 = missing), and of the coding."""

@@ -21,16 +21,20 @@ from convnext.data.segmentation.photometric import distort
 _RETRIES = 10
 
 
-def eval_size(height: int, width: int, config: SegmentationDataConfig) -> tuple[int, int]:
-    """The size that evaluation gives to an image of a size."""
+def eval_size(
+    height: int, width: int, config: SegmentationDataConfig, factor: float = 1.0
+) -> tuple[int, int]:
+    """The size that evaluation gives to an image of a size, its limits times a factor."""
     if not config.min_size:
-        return height, width
-    return fit_size(height, width, config.min_size, config.max_size)
+        return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+    return fit_size(height, width, factor * config.min_size, factor * config.max_size)
 
 
-def eval_pixels(pixels: NDArray[np.uint8], config: SegmentationDataConfig) -> Tensor:
-    """(H, W, C) uint8 to (C, h, w) uint8 of the size of evaluation."""
-    size = eval_size(pixels.shape[0], pixels.shape[1], config)
+def eval_pixels(
+    pixels: NDArray[np.uint8], config: SegmentationDataConfig, factor: float = 1.0
+) -> Tensor:
+    """(H, W, C) uint8 to (C, h, w) uint8 of the size of evaluation, times a factor."""
+    size = eval_size(pixels.shape[0], pixels.shape[1], config, factor)
     return apply_to_pixels(pixels, [Resize(*size)])
 
 
