@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMPS := .venv/.stamps
 
-.PHONY: demo demo-detection demo-segmentation test check format clean
+.PHONY: demo demo-detection demo-segmentation test native-sanitize check format clean
 .DELETE_ON_ERROR:
 
 .venv/bin/python:
@@ -35,6 +35,13 @@ demo-segmentation: $(STAMPS)/nuclei
 
 test: check $(STAMPS)/test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The native CPU kernels under the address and the thread sanitizer; without the test that runs out of
+# memory, which is the sanitizers' own end.
+NATIVE_TESTS := OMP_NUM_THREADS=2 setarch -R $(BIN)/python -m pytest -q tests/native/test_network.py -k "not memory"
+native-sanitize: $(STAMPS)/test
+	CONVNEXT_TEST_FLAGS="-g1 -fsanitize=address" LD_PRELOAD=$$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 $(NATIVE_TESTS)
+	CONVNEXT_TEST_FLAGS="-g1 -fsanitize=thread" LD_PRELOAD=$$(g++ -print-file-name=libtsan.so) TSAN_OPTIONS="suppressions=tools/tsan_suppressions.txt ignore_noninstrumented_modules=1" $(NATIVE_TESTS)
 
 check: $(STAMPS)/check
 	$(BIN)/ruff check .

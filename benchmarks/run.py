@@ -1,7 +1,8 @@
 """One runner for all benchmarks: `python benchmarks/run.py NAME`; --help lists the names.
 
-Every comparison is interleaved in one process: a round times each side once, in turn, and the
-ratio is taken round by round, so that a machine that slows down slows both sides. The figure is
+Every comparison is interleaved, in one process if its text does not say otherwise: a round times
+each side once, in turn, and the ratio is taken round by round, so that a machine that slows down
+slows both sides. The figure is
 the median ratio over the rounds; above 1 this package is faster. Results go to
 benchmarks/results/NAME.json with device, versions and commit.
 """
@@ -53,6 +54,7 @@ def environment() -> dict[str, Any]:
 
 
 def main() -> None:
+    import cpu_inference
     import depthwise
     import detection
     import engine
@@ -72,6 +74,7 @@ def main() -> None:
         "detection": detection.compare,
         "segmentation": segmentation.compare,
         "startup": startup.times,
+        "cpu_inference": cpu_inference.compare,
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("benchmark", choices=benchmarks)
@@ -85,6 +88,10 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="of one side in one round")
+    parser.add_argument("--cases", nargs="+", help="of cpu_inference, as convnext_tiny:16")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: what the CPU has")
+    parser.add_argument("--threads", type=int, default=2, help="of each engine of cpu_inference")
+    parser.add_argument("--prototype", type=Path, help="compiled; a further engine")
     parser.add_argument("--data", type=Path, help="class folders, for the loader benchmark")
     parser.add_argument("--name", help="of the results file")
     arguments = parser.parse_args()

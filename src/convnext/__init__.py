@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from convnext.deploy.fused import optimize
     from convnext.models.large_kernel import merge
     from convnext.models.registry import list_models
     from convnext.weights import (
@@ -33,6 +34,7 @@ __all__ = [
     "load_pretrained",
     "load_segmenter",
     "merge",
+    "optimize",
     "save_detector",
     "save_pretrained",
     "save_segmenter",
@@ -48,6 +50,7 @@ _HOMES = {
     "load_pretrained": "convnext.weights",
     "load_segmenter": "convnext.weights",
     "merge": "convnext.models.large_kernel",
+    "optimize": "convnext.deploy.fused",
     "save_pretrained": "convnext.weights",
     "save_segmenter": "convnext.weights",
 }

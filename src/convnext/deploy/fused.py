@@ -1,0 +1,179 @@
+"""`optimize`: a trained ConvNeXt as a module for inference on a CPU, its weights packed once."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NoReturn, cast
+
+import torch
+from torch import Tensor, nn
+
+from convnext.deploy.folding import check_network, folded_weights, plan_of
+from convnext.models.backbone import Backbone
+from convnext.models.convnext import NORM_EPS, ConvNeXt, ConvNeXtConfig
+from convnext.ops.cpu.features import choose, runs
+from convnext.ops.cpu.fused import fused_convnext, network_numbers
+from convnext.ops.cpu.kernel_sets import KernelSet, Precision, kernel_set
+from convnext.ops.cpu.packing import ALIGNMENT, check, pack, unpack
+from convnext.ops.cpu.plan import Plan
+
+__all__ = ["FusedConvNeXt", "optimize"]
+
+
+def optimize(model: nn.Module, dtype: Precision | Literal["auto"] = "auto") -> "FusedConvNeXt":
+    """Make a network for inference on this CPU: one call of native code from image to pooled map.
+
+    The result answers as the network does, in fp32, through `forward`, `forward_features`,
+    `forward_head` and `feature_info`. It shares no memory with the network, which may be deleted.
+    Where no native code can run it computes with plain PyTorch; a line in the log says why.
+
+    Args:
+        model: A ConvNeXt V1, V2 or isotropic network in evaluation mode, on the CPU; any classes,
+            channels, stem and ``features_only``.
+        dtype: Precision of the matrix products; all else is fp32 always. "fp32"; "bf16"; "auto":
+            bf16 where this CPU computes faster in it, else fp32.
+
+    Raises:
+        ValueError: The network has no fused form, or the CPU no kernels for this precision.
+    """
+    network = check_network(model)
+    return FusedConvNeXt(network, choose(dtype).kernels)
+
+
+class FusedConvNeXt(Backbone):
+    """A ConvNeXt for inference whose stem and stages are one operator on packed weights.
+
+    The state dict holds the packed weights and says for which kernels; loaded where other kernels
+    run, by `load_state_dict`, `torch.load` or `pickle`, they are packed anew, without loss but for
+    a change from fp32 to bf16.
+
+    Args:
+        network: One that `check_network` accepts.
+        kernels: Who reads the weights.
+    """
+
+    packed: Tensor
+
+    def __init__(self, network: ConvNeXt, kernels: KernelSet) -> None:
+        super().__init__()
+        self.config: ConvNeXtConfig = network.config
+        self._plan = plan_of(network)
+        self._numbers = network_numbers(self._plan, kernels)
+        weights = pack(self._plan, folded_weights(network), kernels)
+        self.register_buffer("packed", weights)
+        if not self.config.features_only:
+            self.norm = copy.deepcopy(network.norm).float()
+            self.head = copy.deepcopy(network.head).float()
+        self.requires_grad_(False)
+        super().train(False)
+
+    @property
+    def kernels(self) -> KernelSet:
+        """The kernels that the weights are packed for."""
+        return kernel_set(self._numbers[0])
+
+    @property
+    def plan(self) -> Plan:
+        """The numbers that describe the network."""
+        return self._plan
+
+    @property
+    def network_numbers(self) -> list[int]:
+        """What the operator has to know about the network."""
+        return self._numbers
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Logits, pooled features, or a list of maps, as the network's own."""
+        if self.config.features_only:
+            return self.forward_maps(x)
+        (pooled,) = self._outputs(x, [len(self._plan.dims)])
+        return cast(Tensor, self.head(self.norm(pooled)))
+
+    def forward_maps(self, x: Tensor) -> list[Tensor]:
+        """The outputs of the chosen stages, each (N, C_i, H_i, W_i), not normalised."""
+        indices = sorted(set(self._out_indices))
+        maps = dict(zip(indices, self._outputs(x, indices), strict=True))
+        return [maps[i] for i in self._out_indices]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map, (N, C, H', W'), before pooling and norm."""
+        return self._outputs(x, [len(self._plan.dims) - 1])[0]
+
+    def _outputs(self, x: Tensor, wanted: list[int]) -> list[Tensor]:
+        x = self._checked(x)
+        return cast(list[Tensor], fused_convnext(x, self.packed, self._numbers, wanted, NORM_EPS))
+
+    def _checked(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" and not torch.compiler.is_compiling():
+            raise ValueError(f"images on {x.device}: an optimized network takes them on the CPU")
+        return super()._checked(x)
+
+    def train(self, mode: bool = True) -> "FusedConvNeXt":
+        """Stay in evaluation mode.
+
+        Raises:
+            ValueError: Training is asked for.
+        """
+        if mode:
+            self._refuse("be trained")
+        return self
+
+    def reset_classifier(self, num_classes: int, head_init_scale: float = 1.0) -> None:
+        """Refused: an optimized network is not for training."""
+        self._refuse("get a new head")
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Refused: an optimized network is not for training."""
+        self._refuse("be trained")
+
+    def layer_ids(self, rule: Literal["single", "group"]) -> tuple[dict[str, int], int]:
+        """Refused: an optimized network is not for training."""
+        self._refuse("be trained")
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise ValueError(f"an optimized network cannot {what}; change the original, then optimize")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FusedConvNeXt":
+        there = fn(torch.zeros(1))
+        if there.device.type != "cpu" or there.dtype != torch.float32:
+            self._refuse(f"be moved to {there.device}, {there.dtype}")
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def get_extra_state(self) -> Tensor:
+        """The number of the kernels that the weights are packed for."""
+        return torch.tensor(self._numbers[0])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing is left to do: loading has packed the weights for the kernels in use."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        key, number = f"{prefix}packed", state_dict.get(f"{prefix}_extra_state")
+        if number is not None and key in state_dict:
+            theirs = kernel_set(int(number))
+            weights = _converted(self._plan, state_dict[key], theirs, self.kernels)
+            state_dict = {**state_dict, key: weights}
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        super().__setstate__(dict(state))  # type: ignore[no-untyped-call]
+        packed_for, here = self.kernels, _kernels_here(self.kernels)
+        self.packed = _converted(self._plan, self.packed, packed_for, here)
+        self._numbers = network_numbers(self._plan, here)
+
+
+def _converted(plan: Plan, weights: Tensor, old: KernelSet, new: KernelSet) -> Tensor:
+    """Packed weights for other kernels, at an address that these read without a copy."""
+    check(plan, weights, old)
+    if old != new:
+        return pack(plan, unpack(plan, weights, old), new)
+    return weights.clone() if weights.data_ptr() % ALIGNMENT else weights
+
+
+def _kernels_here(wanted: KernelSet) -> KernelSet:
+    """These kernels if they run here, else the best of their precision, else the best of fp32."""
+    if runs(wanted):
+        return wanted
+    try:
+        return choose(wanted.precision).kernels
+    except ValueError:
+        return choose("fp32").kernels

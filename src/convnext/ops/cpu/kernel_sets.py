@@ -1,0 +1,124 @@
+"""The sets of kernels, and the form in which each wants the matrices.
+
+A product Y = X · Wᵀ reads W in panels of columns that fill some vector registers, and along its
+inner dimension in groups that fill a 32-bit word: [N / panel][K / group][panel][group].
+"""
+
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import Literal
+
+import torch
+
+__all__ = ["KERNEL_SETS", "PLAIN", "Feature", "KernelSet", "Precision", "kernel_set"]
+
+Precision = Literal["fp32", "bf16"]
+
+
+class Feature(IntFlag):
+    """What a CPU can do, as `convnext_cpu_features` in `native/api.h` reports it."""
+
+    AVX2 = 1
+    AVX512 = 2
+    AVX512_BF16 = 4
+    AVX512_VNNI = 8
+    AVX_VNNI = 16
+    AMX_BF16 = 32
+    AMX_INT8 = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSet:
+    """One set of kernels.
+
+    Attributes:
+        name: As users and logs see it.
+        number: As `convnext_kernels` in `native/api.h` counts; negative: no native code.
+        precision: Of the matrices; vectors, sums, norms and GELU are always fp32.
+        group: Elements of a 32-bit word.
+        panel: Columns of a panel; the outputs of every matrix are padded to it.
+        unit: Channels of a map are padded to a multiple of it.
+        k_unit: Inner dimensions are padded to a multiple of it.
+        half: Columns of a tile of AMX, whose panels lie as [K / 32][2 halves][16][16][2]; else 0.
+        needs: What the CPU must be able to do.
+    """
+
+    name: str
+    number: int
+    precision: Precision
+    group: int
+    panel: int
+    unit: int
+    k_unit: int
+    half: int = 0
+    needs: Feature
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the packed matrices."""
+        return torch.float32 if self.precision == "fp32" else torch.bfloat16
+
+
+# Without padding a packed matrix is the matrix itself: what runs where no native code does.
+PLAIN = KernelSet(
+    name="plain", number=-1, precision="fp32", group=1, panel=1, unit=1, k_unit=1, needs=Feature(0)
+)
+_AVX512_BF16 = Feature.AVX512 | Feature.AVX512_BF16
+# From the least to the most able.
+KERNEL_SETS = (
+    PLAIN,
+    KernelSet(
+        name="avx2_fp32",
+        number=0,
+        precision="fp32",
+        group=1,
+        panel=16,
+        unit=8,
+        k_unit=1,
+        needs=Feature.AVX2,
+    ),
+    KernelSet(
+        name="avx512_fp32",
+        number=1,
+        precision="fp32",
+        group=1,
+        panel=32,
+        unit=16,
+        k_unit=1,
+        needs=Feature.AVX512,
+    ),
+    KernelSet(
+        name="avx512_bf16",
+        number=2,
+        precision="bf16",
+        group=2,
+        panel=32,
+        unit=16,
+        k_unit=2,
+        needs=_AVX512_BF16,
+    ),
+    KernelSet(
+        name="amx_bf16",
+        number=3,
+        precision="bf16",
+        group=2,
+        panel=32,
+        unit=32,
+        k_unit=32,
+        half=16,
+        needs=_AVX512_BF16 | Feature.AMX_BF16,
+    ),
+)
+_BY_NUMBER = {kernels.number: kernels for kernels in KERNEL_SETS}
+
+
+def kernel_set(number: int) -> KernelSet:
+    """The set of this number.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if number not in _BY_NUMBER:
+        known = ", ".join(f"{k.number} ({k.name})" for k in KERNEL_SETS)
+        raise ValueError(f"unknown kernel set {number}; known: {known}")
+    return _BY_NUMBER[number]

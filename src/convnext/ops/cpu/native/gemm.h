@@ -1,0 +1,138 @@
+// Matrix products on vector registers: for fp32 and for pairs of bf16, 8 or 16 lanes.
+//
+//   operand   (rows, depth), row by row
+//   weights   [panel][depth / group][2 * lanes columns][group]
+//
+// `Rows` x 2 vectors of sums stay in registers over the inner loop; each step reads two vectors of a
+// panel and one broadcast word of each row. Panels are the outer loop and rows the inner one: a chunk
+// of a panel stays in the first-level cache while the rows pass by from the second.
+#pragma once
+
+#include "product.h"
+
+namespace convnext {
+namespace {
+
+// Words of 32 bits at a time over `words`, for rows a_stride bytes apart. Never inlined: among other
+// code the compiler would spill sums in the inner loop.
+template <class Dot, int Lanes, int Rows, class Finish>
+__attribute__((noinline)) void multiply_rows(const char* a, Index a_stride, Index words, const char* weights,
+                   const float* start, Index start_stride, const Finish& finish) {
+  Vec<Lanes> sums[Rows][2];
+#pragma GCC unroll 32
+  for (int r = 0; r < Rows; r++) {
+    sums[r][0] = load<Lanes>(start + r * start_stride);
+    sums[r][1] = load<Lanes>(start + r * start_stride + Lanes);
+  }
+  for (Index k = 0; k < words; k++) {
+    const Vec<Lanes> left = load_words<Lanes>(weights);
+    const Vec<Lanes> right = load_words<Lanes>(weights + 4 * Lanes);
+#pragma GCC unroll 32
+    for (int r = 0; r < Rows; r++) {
+      const Vec<Lanes> value = broadcast_word<Lanes>(a + r * a_stride);
+      sums[r][0] = Dot::template step<Lanes>(sums[r][0], value, left);
+      sums[r][1] = Dot::template step<Lanes>(sums[r][1], value, right);
+    }
+    a += 4;
+    weights += 8 * Lanes;
+  }
+#pragma GCC unroll 32
+  for (int r = 0; r < Rows; r++) finish(r, sums[r]);
+}
+
+// As above for a number of rows known at run time, 1 to Rows.
+template <class Dot, int Lanes, int Rows, class Finish>
+CONVNEXT_INLINE void multiply_any_rows(Index rows, const char* a, Index a_stride, Index words,
+                                       const char* weights, const float* start, Index start_stride,
+                                       const Finish& finish) {
+  if constexpr (Rows > 1) {
+    if (rows < Rows)
+      return multiply_any_rows<Dot, Lanes, Rows - 1>(rows, a, a_stride, words, weights, start,
+                                                     start_stride, finish);
+  }
+  multiply_rows<Dot, Lanes, Rows>(a, a_stride, words, weights, start, start_stride, finish);
+}
+
+// The kernels of block.h on vector registers. A set derives from this with its tilings; Tiling has
+// lanes, register_rows (of sums) and chunk_words (of a panel in the first-level cache).
+template <class Tiling, class Dot>
+struct VectorKernels {
+  using Element = typename Dot::Element;
+  static constexpr int lanes = Tiling::lanes;
+  static constexpr int panel = 2 * lanes;
+  static constexpr int channel_unit = lanes;
+  static constexpr int depth_unit = Dot::group;
+  static constexpr int row_unit = 1;
+
+  struct State {};
+  static void enter(State&) {}
+  static void leave(State&) {}
+
+  // One more cache line than whole vectors: rows must not lie a power of two apart.
+  static Index row_stride(Index depth) {
+    return round_up(depth, lanes) + 64 / (Index)sizeof(Element);
+  }
+
+  static Index operand_size(Index rows, Index depth) { return rows * row_stride(depth); }
+
+  template <int N>
+  static CONVNEXT_INLINE void put(Element* operand, Index depth, Index row, Index column,
+                                  const Vec<lanes> (&values)[N]) {
+    Element* to = operand + row * row_stride(depth) + column;
+#pragma GCC unroll 4
+    for (int i = 0; i < N; i++) Dot::template write<lanes>(to + i * lanes, values[i]);
+  }
+
+  template <int N>
+  static CONVNEXT_INLINE void get(const Element* operand, Index depth, Index row, Index column,
+                                  Vec<lanes> (&values)[N]) {
+    const Element* from = operand + row * row_stride(depth) + column;
+#pragma GCC unroll 4
+    for (int i = 0; i < N; i++) values[i] = Dot::template read<lanes>(from + i * lanes);
+  }
+
+  template <class Finish>
+  static void multiply(const Product<Element>& p, const Finish& finish) {
+    const Index words = round_up(p.depth, Dot::group) / Dot::group;
+    const Index chunks = larger(1, (words + Tiling::chunk_words - 1) / Tiling::chunk_words);
+    for (Index i = 0; i < p.panels; i++)
+      for (Index c = 0; c < chunks; c++) {
+        const Index first = words * c / chunks, last = words * (c + 1) / chunks;
+        panel_chunk(p, i, first, last - first, p.begin && c == 0, p.end && c + 1 == chunks, finish);
+      }
+  }
+
+ private:
+  // Rows in blocks of register_rows, or one fewer in some: no block is much shorter than the others,
+  // for short ones take nearly as long.
+  template <class Finish>
+  static void panel_chunk(const Product<Element>& p, Index i, Index first, Index words, bool begin,
+                          bool end, const Finish& finish) {
+    const Index a_stride = row_stride(p.depth) * (Index)sizeof(Element);
+    const char* a = (const char*)p.a + 4 * first;
+    const char* weights = (const char*)(p.weights + i * p.panel_stride) + 4 * panel * first;
+    float* partial = p.partial + (p.begin && p.end ? 0 : i * p.rows * panel);
+    const Index blocks = (p.rows + Tiling::register_rows - 1) / Tiling::register_rows;
+    for (Index b = 0; b < blocks; b++) {
+      const Index r0 = p.rows * b / blocks, rows = p.rows * (b + 1) / blocks - r0;
+      const float* start = begin ? p.bias + i * panel : partial + r0 * panel;
+      const Index start_stride = begin ? 0 : panel;
+      const auto done = [&](Index r, Vec<lanes>(&v)[2]) __attribute__((always_inline)) {
+        finish(r0 + r, i, v);
+      };
+      const auto keep = [&](Index r, Vec<lanes>(&v)[2]) __attribute__((always_inline)) {
+        store<lanes>(partial + (r0 + r) * panel, v[0]);
+        store<lanes>(partial + (r0 + r) * panel + lanes, v[1]);
+      };
+      if (end)
+        multiply_any_rows<Dot, lanes, Tiling::register_rows>(rows, a + r0 * a_stride, a_stride, words,
+                                                             weights, start, start_stride, done);
+      else
+        multiply_any_rows<Dot, lanes, Tiling::register_rows>(rows, a + r0 * a_stride, a_stride, words,
+                                                             weights, start, start_stride, keep);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace convnext

@@ -1,0 +1,88 @@
+// The stem: convolution of the image as a product of gathered patches, then LayerNorm if it has one.
+#pragma once
+
+#include "layer_norm.h"
+#include "product.h"
+#include "tile.h"
+
+namespace convnext {
+namespace {
+
+// fp32, any strides.
+struct Image {
+  const float* data;
+  Index channels, height, width;
+  Index stride_c, stride_h, stride_w;
+};
+
+struct StemShape {
+  Index kernel, stride, padding;
+  Index depth;     // channels * kernel * kernel, padded to the depth unit
+  Index channels;  // true ones of the result
+  float eps;
+};
+
+template <class Kernels>
+struct StemWeights {
+  const typename Kernels::Element* w;
+  const float *bias, *norm_weight, *norm_bias;  // the last two null without norm
+};
+
+// The patch of one position in order (ci, ky, kx), zeros where the image ends.
+inline void gather(const Image& image, const StemShape& shape, Index row, Index column, float* to) {
+  const Index y0 = row * shape.stride - shape.padding, x0 = column * shape.stride - shape.padding;
+  const bool inside = y0 >= 0 && x0 >= 0 && y0 + shape.kernel <= image.height &&
+                      x0 + shape.kernel <= image.width;
+  for (Index c = 0; c < image.channels; c++)
+    for (Index y = y0; y < y0 + shape.kernel; y++) {
+      const float* from = image.data + c * image.stride_c + y * image.stride_h;
+      for (Index x = x0; x < x0 + shape.kernel; x++) {
+        const bool there = inside || (y >= 0 && x >= 0 && y < image.height && x < image.width);
+        *to++ = there ? from[x * image.stride_w] : 0.0f;
+      }
+    }
+}
+
+// Positions of one image; its map starts at `map_row` of y.
+template <class Kernels>
+void stem(const Image& image, const StemShape& shape, const StemWeights<Kernels>& w,
+          const Map<typename Kernels::Stream>& y, Index map_row, Range range, const Tile<Kernels>& t) {
+  constexpr int L = Kernels::lanes, N = Kernels::channel_unit / L;
+  const Index panels = (y.channels + Kernels::panel - 1) / Kernels::panel;
+  const Index stride = Tile<Kernels>::mixed_stride(panels * Kernels::panel);
+  const Index gathered = image.channels * shape.kernel * shape.kernel;
+  const Index columns = round_up(shape.depth, Kernels::channel_unit);
+  for (Index first = range.first; first < range.last; first += Kernels::tile_rows) {
+    const Index rows = smaller(Kernels::tile_rows, range.last - first);
+    Cursor from(first, y.width);
+    for (Index c = gathered; c < columns; c++) t.mixed[c] = 0;
+    for (Index r = 0; r < rows; r++, from.advance(1, y.width)) {
+      gather(image, shape, from.row, from.column, t.mixed);
+      for (Index c = 0; c < columns; c += N * L) {
+        Vec<L> values[N];
+        for (int i = 0; i < N; i++) values[i] = load<L>(t.mixed + c + i * L);
+        Kernels::template put<N>(t.a, shape.depth, r, c, values);
+      }
+    }
+    const Product<typename Kernels::Element> product{
+        t.a, rows, shape.depth, w.w, shape.depth * Kernels::panel, panels, w.bias, t.passing, true, true};
+    Kernels::multiply(product, [&](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
+      for (int i = 0; i < 2; i++) store<L>(t.mixed + r * stride + p * Kernels::panel + i * L, v[i]);
+    });
+    Cursor to(first, y.width);
+    for (Index r = 0; r < rows; r++, to.advance(1, y.width)) {
+      const float* row = t.mixed + r * stride;
+      const Moments m = w.norm_weight ? moments<L>(row, shape.channels, shape.eps) : Moments{0, 1};
+      for (Index c = 0; c < y.channels; c += L) {
+        Vec<L> value = load<L>(row + c);
+        if (w.norm_weight)
+          value = normalised<L>(row, c, shape.channels, m) * load<L>(w.norm_weight + c) +
+                  load<L>(w.norm_bias + c);
+        store<L>(y.at(map_row + to.row, to.column) + c, value);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace convnext
