@@ -23,6 +23,17 @@ def test_help_is_fast_and_imports_no_torch():
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
 
+@pytest.mark.parametrize(
+    "command", [["models", "convnext_tiny"], ["recipes", "tiny"], ["weights", "list", "tiny"]]
+)
+def test_lists_do_not_wait_for_what_reads_images(command):
+    code = (
+        f"import sys; from convnext.cli import main; status = main({command!r});"
+        "sys.exit(status or 'torchvision' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True)
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c != "weights"])
 def test_every_command_explains_its_options(command, capsys):
     assert main([command, "--help"]) == 0

@@ -68,6 +68,14 @@ def test_heads_in_training_are_two_and_every_parameter_learns():
     assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
+def test_the_network_itself_gives_both_in_training_and_logits_of_the_image_else():
+    model = small(dropout=0.0)
+    x = torch.randn(2, 3, 64, 64)
+    for found, expected in zip(model(x), model.heads(x), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert model.eval()(x).shape == (2, 5, 64, 64)
+
+
 def test_without_auxiliary_head():
     model = small(aux_dim=0)
     assert model.auxiliary_head is None
@@ -120,7 +128,10 @@ def test_unknown_names_get_the_nearest(name):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_classes", 0), ("head_dim", 0), ("aux_dim", -1), ("dropout", 1.0), ("pool_scales", (0,))],
+    [
+        *(("num_classes", 0), ("head_dim", 0), ("aux_dim", -1), ("dropout", 1.0)),
+        *(("pool_scales", (0,)), ("pool_scales", (65,)), ("pool_scales", (1,) * 17)),
+    ],
 )
 def test_values_out_of_range_are_named(field, value):
     with pytest.raises(ValueError, match=field):

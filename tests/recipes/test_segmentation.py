@@ -5,9 +5,9 @@ import pytest
 from convnext.data.config import SegmentationDataConfig
 from convnext.data.segmentation.summary import SegmentationSummary
 from convnext.models.upernet import segmenter_config
-from convnext.recipes import list_recipes
+from convnext.recipes import is_fitted, list_recipes
 from convnext.recipes.recipe import Recipe
-from convnext.recipes.segmentation import RECIPES, fit_segmentation
+from convnext.recipes.segmentation import FITTED, RECIPES, GivenSizes, fit_segmentation
 from convnext.train.schedule import lr_schedule
 
 DATA = SegmentationDataConfig(path="somewhere")
@@ -118,3 +118,60 @@ def test_timm_has_no_layers_to_decay():
     assert recipe.optim.layer_decay == 1.0
     much, _ = fit_segmentation(summary(num_images=20_000), DATA, model="upernet_timm:resnet18")
     assert much.optim.layer_decay == 1.0
+
+
+# given: what becomes of crop, window and stride of 512, 512 and 341, and of an image seen at once
+GIVEN = [
+    ({}, (512, 512, 341), (512, 0, 341)),
+    ({"crop_size": 256}, (256, 256, 170), (256, 0, 341)),
+    ({"crop_size": 512}, (512, 512, 341), (512, 0, 341)),
+    ({"window": 96}, (512, 96, 64), (512, 96, 64)),
+    ({"window": 0}, (512, 0, 341), (512, 0, 341)),
+    ({"window": 1}, (512, 1, 1), (512, 1, 1)),
+    ({"stride": 100}, (512, 512, 100), (512, 512, 100)),
+    ({"crop_size": 256, "stride": 100}, (256, 256, 100), (256, 256, 100)),
+    ({"crop_size": 256, "window": 300}, (256, 300, 200), (256, 300, 200)),
+    ({"window": 90, "stride": 90}, (512, 90, 90), (512, 90, 90)),
+]
+
+
+@pytest.mark.parametrize(("given", "in_windows", "at_once"), GIVEN)
+def test_a_size_decides_those_after_it(given, in_windows, at_once):
+    sizes = GivenSizes(**given)
+    for window, expected in ((512, in_windows), (0, at_once)):
+        data = sizes.put_in(SegmentationDataConfig(window=window))
+        assert (data.crop_size, data.window, data.stride) == expected
+        assert sizes.put_in(data) == data  # the same command goes on with the run
+
+
+def test_a_stride_larger_than_the_window_is_refused():
+    with pytest.raises(ValueError, match="stride = 600: give 1 to window, 512 pixels"):
+        GivenSizes(stride=600).put_in(SegmentationDataConfig())
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "words"),
+    [
+        ({"crop_size": 100}, (100, 100, 66), "crops of 100 px, scored in windows of 100 px"),
+        ({"crop_size": 200}, (200, 0, 133), "crops of 200 px, scored at once"),
+        ({"window": 128}, (256, 128, 85), "crops of 256 px, scored in windows of 128 px"),
+        ({"stride": 64}, (256, 256, 64), "scored in windows of 256 px"),
+    ],
+)
+def test_given_sizes_join_those_chosen_for_the_data(given, expected, words):
+    recipe, reasons = fit_segmentation(summary(), DATA, sizes=GivenSizes(**given))
+    data = recipe.segment[1]
+    assert (data.crop_size, data.window, data.stride) == expected
+    assert words in " ".join(reasons)
+    published = RECIPES["upernet_convnext_tiny_ade20k"]
+    data = fit_segmentation(summary(), DATA, recipe=published, sizes=GivenSizes(crop_size=96))[0]
+    assert (data.data.crop_size, data.data.window, data.data.stride) == (96, 96, 64)
+
+
+def test_plain_names_are_those_that_are_fit_to_the_data():
+    for name in FITTED:
+        recipe, _ = fit_segmentation(summary(), DATA, recipe=RECIPES[name])
+        assert recipe.source == "chosen for the data"
+        assert is_fitted(name)
+    assert not is_fitted("upernet_convnext_tiny_ade20k")
+    assert is_fitted("mask_rcnn_convnext_tiny")

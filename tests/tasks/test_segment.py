@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from convnext.tasks.segment import SegmentConfig, SegmentTask, balanced_weights
+from convnext.models.upernet import UPerNetConfig
+from convnext.tasks.segment import SegmentConfig, SegmentTask, balanced_weights, check_batch
 from convnext.train.config import OptimConfig
 from convnext.train.param_groups import check_complete
 
@@ -107,6 +108,43 @@ def test_one_image_is_refused_with_the_remedy(batch):
 
 
 @pytest.mark.parametrize(
+    ("scales", "size", "images", "fits"),
+    [
+        ((1, 2), (512, 512), 1, False),
+        ((1, 2), (512, 512), 2, True),
+        ((2, 3), (512, 512), 1, True),
+        ((2, 3), (32, 63), 1, False),
+        ((), (32, 64), 1, True),
+    ],
+)
+def test_a_batch_norm_needs_two_values(scales, size, images, fits):
+    config = UPerNetConfig(pool_scales=scales)
+    if fits:
+        check_batch(config, images, size)
+        return
+    with pytest.raises(ValueError, match="batch of one image"):
+        check_batch(config, images, size)
+
+
+def test_training_goes_through_the_compiled_network(batch):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.manual_seed(0)
+    usual = task().train()
+    torch.manual_seed(0)
+    compiled = task().train()
+    compiled.network.compile(backend=backend)
+    losses = [model(batch)["loss"] for model in (usual, compiled)]
+    assert len(graphs) == 1
+    torch.testing.assert_close(*losses)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
     ("third", "num_layers", "stem"), [(9, 6, 0.9**7), (27, 12, 0.9**13), (2, 4, 0.9**5)]
 )
 def test_rates_fall_stage_by_stage(third, num_layers, stem):
@@ -162,6 +200,15 @@ def test_checkpointing_changes_nothing(batch):
         ({"dice_weight": -0.1}, "dice_weight"),
         ({"model_args": {"head_dims": 3}}, "did you mean head_dim"),
         ({"model_args": {"num_classes": 3}}, "unknown field"),
+        ({"model_args": {"head_dim": "96"}}, "task.model_args: head_dim is '96'; expected int"),
+        ({"model_args": {"head_dim": [96]}}, "head_dim"),
+        ({"model_args": {"pool_scales": 3}}, r"pool_scales is 3; expected tuple\[int, \.\.\.\]"),
+        ({"model_args": {"dropout": None}}, "dropout is None; expected float"),
+        ({"model_args": {"head_dim": -1}}, "task.model_args: head_dim -1 must be at least 1"),
+        ({"body_args": {"depths": 3}}, "task.body_args: depths is 3"),
+        ({"body_args": {"depths": [1, 1]}}, "task.body_args: depths"),
+        ({"body_args": {"dephts": [1, 1, 1, 1]}}, "did you mean depths"),
+        ({"body_args": {"num_classes": 3}}, "unknown field of task.body_args"),
     ],
 )
 def test_wrong_values_are_named(values, text):

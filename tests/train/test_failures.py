@@ -186,7 +186,7 @@ def test_out_of_memory_names_the_micro_batch_that_fits(toy, tmp_path, limit, fit
 
 
 def test_out_of_memory_with_one_image(toy, tmp_path):
-    with pytest.raises(ValueError, match="one image does not fit either"):
+    with pytest.raises(ValueError, match="fewer do not fit either: take a smaller"):
         toy.build({"run_dir": str(tmp_path), "out_of_memory_above": 0}).fit()
 
 

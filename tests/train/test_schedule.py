@@ -98,3 +98,16 @@ def test_a_warmup_longer_than_the_run_is_refused():
         OptimConfig(steps=10, warmup_steps=11)
     with pytest.raises(ValueError, match="warm-up of 20 steps is longer than the run of 10"):
         lr_schedule(OptimConfig(epochs=1, warmup_epochs=0, warmup_steps=20), 10)
+
+
+def test_another_length_keeps_the_share_of_the_warmup():
+    optim = OptimConfig(steps=160_000, warmup_steps=1_500, schedule="poly")
+    shorter = optim.lasting(steps=1_000)
+    assert (shorter.steps, shorter.warmup_steps) == (1_000, 9)
+    assert optim.lasting(steps=160_000) == optim
+    in_epochs = optim.lasting(epochs=40)
+    assert (in_epochs.steps, in_epochs.warmup_steps, in_epochs.epochs) == (None, None, 40)
+    assert in_epochs.warmup_epochs == pytest.approx(0.375)
+    plain = OptimConfig(steps=100, warmup_epochs=1.0)
+    assert plain.lasting(steps=50) == OptimConfig(steps=50, warmup_epochs=1.0)
+    assert plain.lasting(epochs=3) == OptimConfig(epochs=3, warmup_epochs=1.0)

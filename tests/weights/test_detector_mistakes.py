@@ -129,8 +129,9 @@ def test_damaged_cards(model, tmp_path):
     whole = json.loads(path.read_text())
     for section, message in (
         ({"preprocessing": {"min_size": -1}}, "config.json is damaged: min_size -1"),
-        ({"config": {"score_threshold": 2}}, "score_threshold 2 must be in"),
-        ({"config": {"rpn_sampled": "many"}}, "configuration stored with it is wrong"),
+        ({"config": {"score_threshold": 2}}, "score_threshold 2.0 must be in"),
+        ({"config": {"rpn_sampled": "many"}}, "config.rpn_sampled is 'many'; expected int"),
+        ({"config": []}, "config.json is damaged: config is list"),
     ):
         path.write_text(json.dumps({**whole, "convnext": {**whole["convnext"], **section}}))
         with pytest.raises(ValueError, match=message):

@@ -161,9 +161,23 @@ def test_damaged_cards(model, tmp_path):
     whole = json.loads(path.read_text())
     for section, message in (
         ({"preprocessing": {"min_size": -1}}, "config.json is damaged: min_size -1"),
-        ({"config": {"dropout": 2}}, "dropout 2 must be at least 0"),
+        ({"config": {"dropout": 2}}, r"config.json is damaged: dropout 2.0 must be at least 0"),
         ({"config": {"pool_scales": [1, 2]}}, r"pools to 4 scales, but pool_scales are \(1, 2\)"),
-        ({"config": {"dropout": "much"}}, "configuration stored with it is wrong"),
+        ({"config": {"dropout": "much"}}, r"config.dropout is 'much'; expected float"),
+        ({"config": []}, "config is list, not what is stored there"),
+        ({"config": "no"}, "config.json is damaged: config is str"),
+        ({"body": [1]}, "config.json is damaged: body is list"),
+        ({"body": {"depths": "many"}}, r"config.json is damaged: body.depths is 'many'"),
+        ({"labels": 3}, "config.json is damaged: labels is int"),
+        ({"extra": [1]}, "config.json is damaged: extra is list"),
+        ({"preprocessing": {"min_size": "x"}}, "config.json is damaged: min_size is 'x'"),
+        ({"preprocessing": [3]}, r"config.json is damaged"),
+        ({"config": {"head_dim": -3}}, "config.json is damaged: head_dim -3 must be at least 1"),
+        ({"config": {"in_chans": "3"}}, "config.in_chans is '3'; expected int"),
+        ({"config": {"backbone": ["a"]}}, r"config.backbone is \['a'\]; expected str"),
+        ({"config": {"pool_scales": ["1", "2"]}}, "config.pool_scales is '1'; expected int"),
+        ({"config": {"pool_scales": [1] * 10**6}}, "1000000 pool_scales; give at most 16"),
+        ({"config": {"pool_scales": [1, 2, 3, 10**9]}}, "must be from 1 to 64 each"),
     ):
         path.write_text(json.dumps({**whole, "convnext": {**whole["convnext"], **section}}))
         with pytest.raises(ValueError, match=message):

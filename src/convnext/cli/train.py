@@ -12,12 +12,11 @@ import tyro
 from convnext import run
 from convnext.cli.parse import parse
 from convnext.data.config import DataConfig, DetectionDataConfig, SegmentationDataConfig
-from convnext.data.detection import is_detection_set
-from convnext.data.segmentation import is_segmentation_set
-from convnext.models.registry import is_detector_name, is_model, is_segmenter_name
 from convnext.recipes import find_recipe, list_recipes
 from convnext.recipes.recipe import Recipe
+from convnext.recipes.segmentation import GivenSizes
 from convnext.run.folder import RunFolder
+from convnext.run.task_choice import choose_task
 from convnext.tasks.classify import ClassifyConfig
 from convnext.tasks.detect import DetectConfig
 from convnext.tasks.pretrain import PretrainConfig
@@ -49,7 +48,7 @@ VALUED = (
 # What is given for one side is checked against the other only when both are chosen.
 ANY_SIZE = {
     DetectConfig: DetectionDataConfig(max_size=1 << 20),
-    SegmentConfig: SegmentationDataConfig(max_size=1 << 20, stride=1),
+    SegmentConfig: SegmentationDataConfig(max_size=1 << 20, window=1 << 20, stride=1),
 }
 SIDE_SHORTHANDS = SHORTHANDS | {"--image-size": "--data.min-size"}
 
@@ -68,29 +67,69 @@ def train(arguments: list[str]) -> int:
         recipe = find_recipe(first.recipe)
     elif resumed and (not first.recipe or not isinstance(start.task, ClassifyConfig)):
         recipe = Recipe.from_file(RunFolder(out).recipe_file)  # chosen when the run began
-    elif first.recipe and isinstance(start.task, ClassifyConfig):
+    elif first.recipe and (isinstance(start.task, ClassifyConfig) or _has_images(first, base)):
         recipe = find_recipe(first.recipe)
     else:
         _need_data(base)
         recipe, reasons = _choose(first.recipe, base, arguments)
     chosen = recipe.task
-    optim = recipe.optim
-    if (
-        optim.steps is not None
-        and _given(arguments, "--optim.epochs")
-        and not _given(arguments, "--optim.steps")
-    ):
-        # Given epochs decide in place of the recipe's steps; the warm-up is to be given with them.
-        optim = replace(optim, steps=None, warmup_steps=None, warmup_epochs=0.0)
-        recipe = replace(recipe, optim=optim)
+    recipe, of_length = _of_given_length(recipe, base.optim, arguments)
+    if isinstance(recipe.data, SegmentationDataConfig):
+        recipe = replace(recipe, data=_given_sizes(base, arguments).put_in(recipe.data))
     _, recipe = _train_arguments(arguments, recipe, short)
     task = recipe.task
     if isinstance(task, DetectConfig | SegmentConfig) and type(chosen) is type(task):
         # Given fields join those that were chosen for the data.
         recipe = replace(recipe, task=_joined(chosen, task))
+        if ":" in task.model and _given(arguments, "--task.body-args"):
+            raise ValueError(
+                f"--task.body-args is for the networks of this package, and {task.model} stands on "
+                "one of timm; choose another of its names instead"
+            )
     _need_data(recipe)
-    run.train(recipe, out, reasons=reasons)
+    run.train(recipe, out, reasons=[*reasons, *of_length])
     return 0
+
+
+def _has_images(first: Any, base: Recipe) -> bool:
+    """Whether a named recipe brings its own images, and no others are given."""
+    return not base.data.path and bool(find_recipe(first.recipe).data.path)
+
+
+def _of_given_length(
+    recipe: Recipe, given: OptimConfig, arguments: Sequence[str]
+) -> tuple[Recipe, list[str]]:
+    """A recipe that counts in steps in the length that is given, and what its warm-up became."""
+    old = new = recipe.optim
+    if old.steps is None:
+        return recipe, []
+    if given.steps is not None:
+        new = old.lasting(steps=given.steps)
+    elif _given(arguments, "--optim.epochs"):
+        new = old.lasting(epochs=given.epochs)
+    own = _given(arguments, "--optim.warmup-steps")
+    if not own and _given(arguments, "--optim.warmup-epochs"):
+        own, new = True, replace(new, warmup_steps=None)
+    recipe = replace(recipe, optim=new)
+    if own or new == old or old.warmup_steps is None:
+        return recipe, []
+    length = f"{new.warmup_epochs:.3g} epochs"
+    if new.warmup_steps is not None:
+        length = f"{new.warmup_steps:,} steps"
+    share = f"{old.warmup_steps:,} of {old.length}"
+    return recipe, [f"warm-up of {length}, in proportion to the recipe's {share}"]
+
+
+def _given_sizes(base: Recipe, arguments: Sequence[str]) -> GivenSizes:
+    """The sizes of crops and windows that are given."""
+    names = ("crop_size", "window", "stride")
+    return GivenSizes(
+        **{
+            name: getattr(base.data, name)
+            for name in names
+            if _given(arguments, f"--data.{name.replace('_', '-')}")
+        }
+    )
 
 
 def _start(arguments: Sequence[str]) -> Recipe:
@@ -102,22 +141,14 @@ def _start(arguments: Sequence[str]) -> Recipe:
     if named is not None:
         task = find_recipe(named).task
     else:
-        task = _task_of(
-            _value(arguments, "--model", "--task.model"), _value(arguments, "--data", "--data.path")
-        )
+        model = _value(arguments, "--model", "--task.model")
+        images = _value(arguments, "--data", "--data.path")
+        out = _value(arguments, "--out")
+        task = choose_task(model, images, Path(out) if out else _default_out("", images))
     data: Any = ANY_SIZE.get(type(task), DataConfig())
+    if {"-h", "--help"} & set(arguments):
+        data = type(data)()  # it shows the usual values
     return Recipe(name="auto", task=task, data=data, optim=any_length)
-
-
-def _task_of(model: str, data: str) -> ClassifyConfig | DetectConfig | SegmentConfig:
-    """The task that a network's name, or the form of the data, asks for."""
-    if is_segmenter_name(model):
-        return SegmentConfig()
-    if model and is_model(model):
-        return ClassifyConfig()
-    if is_detector_name(model) or is_detection_set(data):
-        return DetectConfig()
-    return SegmentConfig() if is_segmentation_set(data) else ClassifyConfig()
 
 
 def _joined(chosen: Any, given: Any) -> Any:
@@ -164,6 +195,7 @@ def _choose(name: str, base: Recipe, arguments: Sequence[str]) -> tuple[Recipe, 
             image_size=data.min_size if _given(arguments, "--data.min-size") else None,
             batch_size=batch,
             epochs=epochs,
+            **({"sizes": _given_sizes(base, arguments)} if isinstance(task, SegmentConfig) else {}),
         )
         return fitted
     size = base.images.image_size if _given(arguments, "--data.image-size") else None

@@ -1,9 +1,10 @@
 """What the data are and how images become tensors: values only, no heavy imports."""
 
 import re
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
+LONG_SIDES = 4  # images of segmentation keep a long side of up to this many short ones
 _RAND_AUGMENT = re.compile(
     r"rand(-(m\d+|n\d+|mstd\d+(\.\d+)?|mmax\d+|inc[01]|p(0?\.\d+|[01](\.0+)?)|t\w+))*"
 )
@@ -305,11 +306,13 @@ class SegmentationDataConfig(ImagesConfig):
     max_size: int = 2048
     """Most pixels of its long side."""
     crop_size: int = 512
-    """Side of the square training crop, in pixels; what is smaller is padded."""
+    """Side of the square training crop, in pixels; what is smaller is padded. Given alone, it
+    decides window and stride, too."""
     window: int = 512
-    """Evaluation: side of the window that slides over the image, 0 = the whole image at once."""
+    """Evaluation: side of the window that slides over the image, 0 = the whole image at once. If it
+    is not given: crop_size, or 0 where images are not much larger."""
     stride: int = 341
-    """Evaluation: pixels from one window to the next."""
+    """Evaluation: pixels from one window to the next. If it is not given: two thirds of window."""
     masks: Literal["classes", "instances"] = "classes"
     """What values of a mask mean: classes, or objects (0 is background, all others one class)."""
     reduce_zero_label: Literal["auto", "yes", "no"] = "auto"
@@ -332,6 +335,10 @@ class SegmentationDataConfig(ImagesConfig):
             f"stride = {self.stride}: give 1 to window, {self.window} pixels; "
             "a larger one leaves gaps",
         )
+
+    def at_short_side(self, pixels: int) -> Self:
+        """The same for images with another short side, which may have the usual shapes; 0: any."""
+        return replace(self, min_size=pixels, max_size=max(self.max_size, LONG_SIDES * pixels))
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -74,13 +74,30 @@ def read_image(
     )
 
 
-def read_raw(data: bytes, *, name: str) -> Image.Image:
-    """Decode an image file as it is stored: of its own mode, not turned. So are masks read.
+def read_raw(data: bytes, *, name: str, upright: bool = False) -> Image.Image:
+    """Decode an image file in its own mode, with the values that are stored.
+
+    Args:
+        data: the file.
+        name: what to call it in an error.
+        upright: apply the EXIF turn.
 
     Raises:
         ValueError: naming the file, as `read_image`.
     """
-    return _decode(data, name, lambda image: image)
+    return _decode(data, name, _upright if upright else lambda image: image)
+
+
+def read_turn(data: bytes, *, name: str = "") -> int:
+    """The EXIF orientation of an image file, 1 (upright) to 8; 1 where it says none.
+
+    Raises:
+        ValueError: naming the file, as `read_header`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        turn = _orientation(_open(data, name))
+    return turn if turn in _TURNS else 1
 
 
 def read_header(data: bytes, *, name: str = "", upright: bool = True) -> Header:

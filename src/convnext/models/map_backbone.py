@@ -1,15 +1,44 @@
 """A network as what detectors and segmentation networks stand on: four maps, each with a norm."""
 
-from typing import cast
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from convnext.layers.layer_norm import LayerNorm2d
-from convnext.models.registry import FeatureInfo
+from convnext.models.field_values import checked_fields
+from convnext.models.registry import FeatureInfo, is_model, model_config, unknown
 
-__all__ = ["REDUCTIONS", "MapBackbone"]
+__all__ = ["REDUCTIONS", "MapBackbone", "check_body_args"]
 
 REDUCTIONS = [4, 8, 16, 32]
+# Fields of a backbone that what stands on it decides.
+DECIDED = ("num_classes", "in_chans", "drop_path_rate", "features_only", "out_indices")
+
+
+def check_body_args(backbone: str, args: Mapping[str, Any], where: str) -> None:
+    """Refuse fields that the configuration of a backbone cannot have.
+
+    Args:
+        backbone: its name; of one that is not known, or of another library, nothing is checked.
+        args: fields, as JSON has them.
+        where: what they are called in messages.
+
+    Raises:
+        ValueError: a field is unknown or decided elsewhere, or has a wrong type or value.
+    """
+    if not args or not is_model(backbone):
+        return
+    config = model_config(backbone)
+    known = [f.name for f in fields(config) if f.name not in DECIDED]
+    for name in args:
+        if name not in known:
+            raise unknown(f"field of {where}", name, known)
+    try:
+        replace(config, **checked_fields(type(config), args))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 class MapBackbone(nn.Module):

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from convnext.models.field_values import checked_fields
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -34,6 +36,7 @@ _NETWORK_MODULES = (
     "convnext.models.roadmap",
     "convnext.models.large_kernel",
 )
+SHOWN = 50  # names of a message
 _REGISTRY: dict[str, tuple[Callable[[Any], nn.Module], Any]] = {}
 
 
@@ -54,7 +57,8 @@ def unknown(what: str, value: str, known: Iterable[str]) -> ValueError:
     """A ValueError that names the nearest known word."""
     known = list(known)
     near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    shown = ", ".join(known[:SHOWN]) + f", ... ({len(known)} in all)" * (len(known) > SHOWN)
+    hint = f"did you mean {near[0]}?" if near else f"known: {shown}"
     return ValueError(f"unknown {what} {value!r}; {hint}")
 
 
@@ -121,6 +125,7 @@ def build_model(
             raise unknown(f"argument of {name}", key, fields)
     if out_indices is not None and not features_only:
         raise ValueError("out_indices needs features_only=True")
+    config_overrides = checked_fields(type(config), config_overrides)
     config = dataclasses.replace(
         config,
         num_classes=num_classes,

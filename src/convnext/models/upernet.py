@@ -23,6 +23,8 @@ __all__ = ["MIN_SIDE", "SEGMENTERS", "UPerNet", "UPerNetConfig", "segmenter_conf
 
 MIN_SIDE = 32  # pixels; the deepest map of a smaller image is empty
 AUXILIARY_MAP = 2  # the third
+# Far above what is of use: a damaged or hostile file shall not ask for millions of layers.
+MOST_SCALES, LARGEST_SCALE = 16, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class UPerNetConfig:
         in_chans: input channels.
         drop_path_rate: stochastic depth of the backbone's last block.
         head_dim: channels of the pyramid.
-        pool_scales: parts along a side of each map of the pyramid pooling.
+        pool_scales: parts along a side of each map of the pyramid pooling, up to 16 of up to 64.
         aux_dim: channels of the auxiliary head; 0 leaves it out.
         dropout: share of the channels that training leaves out before the last layers.
 
@@ -59,8 +61,11 @@ class UPerNetConfig:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
         if self.aux_dim < 0:
             raise ValueError(f"aux_dim {self.aux_dim} must be at least 1, or 0 for no such head")
-        if min(self.pool_scales, default=1) < 1:
-            raise ValueError(f"pool_scales {self.pool_scales} must be at least 1 each")
+        scales = self.pool_scales
+        if len(scales) > MOST_SCALES:
+            raise ValueError(f"{len(scales)} pool_scales; give at most {MOST_SCALES}")
+        if not all(1 <= scale <= LARGEST_SCALE for scale in scales):
+            raise ValueError(f"pool_scales {scales} must be from 1 to {LARGEST_SCALE} each")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout {self.dropout} must be at least 0, below 1")
 
@@ -122,8 +127,13 @@ class UPerNet(nn.Module):
             return main, None
         return main, self.auxiliary_head(maps[AUXILIARY_MAP])
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), normalised, to logits (N, K, H, W) of the main head."""
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor | None]:
+        """Images (N, C, H, W), normalised, to logits (N, K, H, W) of the main head.
+
+        In training: to what `heads` returns, as losses enlarge logits in parts of a batch.
+        """
+        if self.training:
+            return self.heads(images)
         return upsample(self.heads(images)[0], images)
 
 

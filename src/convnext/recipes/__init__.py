@@ -7,7 +7,7 @@ from convnext.recipes import convnextv2, detection, fcmae, imagenet, large_kerne
 from convnext.recipes.demo import DEMO, DEMO_DETECTION, DEMO_SEGMENTATION
 from convnext.recipes.recipe import Recipe
 
-__all__ = ["find_recipe", "list_recipes"]
+__all__ = ["find_recipe", "is_fitted", "list_recipes"]
 
 
 def list_recipes() -> dict[str, Recipe]:
@@ -23,6 +23,14 @@ def list_recipes() -> dict[str, Recipe]:
         DEMO_DETECTION.name: DEMO_DETECTION,
         DEMO_SEGMENTATION.name: DEMO_SEGMENTATION,
     }
+
+
+def is_fitted(name: str) -> bool:
+    """Whether the recipe of a name is fit to the data, so that its values are those of no table.
+
+    Where there are as many images as in the published training it is taken as published.
+    """
+    return name in detection.FITTED or name in segmentation.FITTED
 
 
 def find_recipe(name: str) -> Recipe:

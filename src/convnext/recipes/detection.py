@@ -16,7 +16,7 @@ from convnext.recipes.recipe import Recipe
 from convnext.tasks.detect import DetectConfig
 from convnext.train.config import OptimConfig, TrainConfig
 
-__all__ = ["RECIPES", "fit_detection"]
+__all__ = ["FITTED", "RECIPES", "fit_detection"]
 
 COCO_SCALE = 50_000  # images from which on the published recipes are taken as they are
 COCO_IMAGES = 117_266  # training images with objects
@@ -107,6 +107,7 @@ _PLAIN = {
     for row in reversed(_ROWS)  # of two rows the first
 }
 RECIPES = _PUBLISHED | {row.model: _PLAIN[row.model] for row in _ROWS}
+FITTED = tuple(_PLAIN)  # names of the recipes that are fit to the data
 
 CPU_STEPS, GPU_STEPS = 1_500, 12_000
 

@@ -1,15 +1,13 @@
 """The recipe: everything that decides a run, as one frozen value with a JSON form."""
 
 import dataclasses
-import difflib
 import json
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from convnext.data.config import DataConfig, DetectionDataConfig, SegmentationDataConfig
+from convnext.models.field_values import from_dict
 from convnext.tasks.classify import ClassifyConfig
 from convnext.tasks.detect import DetectConfig
 from convnext.tasks.pretrain import PretrainConfig
@@ -147,67 +145,6 @@ def to_dict(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: to_dict(v) for k, v in value.items()}
     return value
-
-
-def from_dict(kind: type[Any], values: dict[str, Any], where: str = "") -> Any:
-    """A dataclass of type `kind` from `to_dict`'s form; absent fields keep their defaults.
-
-    Raises:
-        ValueError: A field is unknown or its value has the wrong type; the nearest name is given.
-    """
-    hints = typing.get_type_hints(kind)
-    arguments = {}
-    for key, value in values.items():
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            hint = f"did you mean {where + near[0]!r}?" if near else f"known: {', '.join(hints)}"
-            raise ValueError(f"unknown field {where + key!r}; {hint}")
-        arguments[key] = _value(hints[key], value, where + key)
-    return kind(**arguments)
-
-
-def _value(kind: Any, value: Any, where: str) -> Any:
-    """Check a JSON value against a field's type, and bring lists back to tuples."""
-    origin, options = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        if isinstance(value, dict):
-            return from_dict(typing.cast(type[Any], kind), value, where + ".")
-    elif kind is Any:
-        return value
-    elif origin is typing.Literal:
-        if value in options:
-            return value
-        kind = " | ".join(repr(o) for o in options)
-    elif origin in (typing.Union, types.UnionType):
-        kinds = [option for option in options if dataclasses.is_dataclass(option)]
-        if kinds and isinstance(value, dict):  # the one that has most of the fields
-            nearest = max(kinds, key=lambda k: len(value.keys() & typing.get_type_hints(k).keys()))
-            return _value(nearest, value, where)
-        for option in options:
-            try:
-                return _value(option, value, where)
-            except ValueError:
-                continue
-    elif origin is tuple:
-        if isinstance(value, list | tuple):
-            element = options[0]
-            if options[-1] is Ellipsis:
-                return tuple(_value(element, v, where) for v in value)
-            if len(value) == len(options):
-                pairs = zip(options, value, strict=True)
-                return tuple(_value(o, v, where) for o, v in pairs)
-    elif origin is dict:
-        if isinstance(value, dict):
-            return value
-    elif kind is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    elif kind is types.NoneType:
-        if value is None:
-            return None
-    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    raise ValueError(f"{where} is {value!r}; expected {getattr(kind, '__name__', kind)}")
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:

@@ -6,10 +6,10 @@ configurations.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from convnext.data.config import SegmentationAugmentConfig, SegmentationDataConfig
+from convnext.data.config import LONG_SIDES, SegmentationAugmentConfig, SegmentationDataConfig
 from convnext.data.segmentation.summary import SegmentationSummary
 from convnext.models.upernet import segmenter_config
 from convnext.recipes.body import body_from_scratch
@@ -17,13 +17,51 @@ from convnext.recipes.recipe import Recipe
 from convnext.tasks.segment import SegmentConfig
 from convnext.train.config import OptimConfig, TrainConfig
 
-__all__ = ["RECIPES", "fit_segmentation"]
+__all__ = ["FITTED", "RECIPES", "GivenSizes", "fit_segmentation"]
 
 ADE_SCALE = 10_000  # images from which on the published recipes are taken as they are
 BATCH = 16
 STEPS, WARMUP_STEPS = 160_000, 1_500
-LONG_SIDES = 4  # the long side is kept to this many short sides
-STRIDES = {512: 341, 640: 426}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenSizes:
+    """Sizes in pixels that the user gives; None leaves one to the recipe.
+
+    One that is given decides those after it that are not: windows are as large as the crop, unless
+    images are seen at once, and follow each other by two thirds of a window. A stride asks for
+    windows.
+
+    Attributes:
+        crop_size: side of the training crop.
+        window: side of the window of evaluation, 0 = the whole image at once.
+        stride: from one window to the next.
+    """
+
+    crop_size: int | None = None
+    window: int | None = None
+    stride: int | None = None
+
+    def put_in(self, data: SegmentationDataConfig) -> SegmentationDataConfig:
+        """The configuration with these sizes.
+
+        Raises:
+            ValueError: the stride is larger than the window.
+        """
+        crop = data.crop_size if self.crop_size is None else self.crop_size
+        window, stride = self.window, self.stride
+        if window is None:
+            window = crop if data.window and crop != data.crop_size else data.window
+            if stride is not None:
+                window = window or crop
+        if stride is None:
+            stride = _stride(window) if window and window != data.window else data.stride
+        return replace(data, crop_size=crop, window=window, stride=stride)
+
+
+def _stride(window: int) -> int:
+    """Pixels from one window to the next, as published: of 512 and 640 they are 341 and 426."""
+    return max(1, window * 2 // 3)
 
 
 class _Row(NamedTuple):
@@ -76,7 +114,7 @@ def _published(row: _Row) -> Recipe:
             max_size=LONG_SIDES * row.size,
             crop_size=row.size,
             window=row.size,
-            stride=STRIDES[row.size],
+            stride=_stride(row.size),
         ),
         optim=OptimConfig(
             lr=row.lr,
@@ -106,6 +144,7 @@ _PLAIN = {
     for row in reversed(_ROWS)  # of two rows the first
 }
 RECIPES = _PUBLISHED | {row.model: _PLAIN[row.model] for row in _ROWS}
+FITTED = tuple(_PLAIN)  # names of the recipes that are fit to the data
 
 CPU_STEPS, GPU_STEPS = 1_500, 8_000
 RARE = 20  # times fewer pixels than the median class
@@ -120,6 +159,7 @@ def fit_segmentation(
     model: str = "",
     pretrained: str = "",
     image_size: int | None = None,
+    sizes: GivenSizes | None = None,
     batch_size: int | None = None,
     epochs: int | None = None,
 ) -> tuple[Recipe, list[str]]:
@@ -133,24 +173,25 @@ def fit_segmentation(
             chosen.
         model: Name of the network, if the user has chosen it.
         pretrained: Weights to start from; "" = from scratch.
-        image_size: Short side in pixels, when the user decides it; likewise the next two. 0 leaves
-            the images as they are.
+        image_size: Short side in pixels, when the user decides it; likewise the next three. 0
+            leaves the images as they are.
+        sizes: Of crops and windows.
         batch_size: Images a step.
         epochs: Passes over the data.
     """
     reasons: list[str] = []
     say: Callable[[str], None] = reasons.append
-    n, cpu = summary.num_images, device == "cpu"
+    n, cpu, sizes = summary.num_images, device == "cpu", sizes or GivenSizes()
     say(
         f"{n:,} training images with masks of {summary.num_classes} classes, "
         f"{summary.median_long_side}x{summary.median_short_side} px (median)"
     )
     chosen = model or (recipe.segment[0].model if recipe else "")
     if n >= ADE_SCALE or (recipe is not None and recipe.name not in _PLAIN):
-        recipe = _as_published(recipe or _nearest(chosen, pretrained), data, image_size)
+        recipe = _as_published(recipe or _nearest(chosen, pretrained), data, image_size, sizes)
         say(f"{recipe.name} as published")
         return recipe, reasons
-    data = _sizes(summary, data, image_size, cpu, say)
+    data = _sizes(summary, data, image_size, sizes, cpu, say)
     say("from scratch" if not pretrained else f"from {pretrained} weights")
     task = _network(summary, chosen, pretrained, cpu, say)
     batch = batch_size or min(8 if cpu else BATCH, n)
@@ -187,15 +228,16 @@ def fit_segmentation(
     ), reasons
 
 
-def _as_published(recipe: Recipe, data: SegmentationDataConfig, image_size: int | None) -> Recipe:
+def _as_published(
+    recipe: Recipe, data: SegmentationDataConfig, image_size: int | None, sizes: GivenSizes
+) -> Recipe:
     """A published recipe on these data."""
     _, published = recipe.segment
     kept = ("in_chans", "max_size", "crop_size", "window", "stride", "augment")
     values = {name: getattr(published, name) for name in kept}
     short = published.min_size if image_size is None else image_size
-    values |= {"min_size": short, "max_size": max(published.max_size, LONG_SIDES * short)}
-    data = replace(data, **values)
-    return replace(recipe, data=data)
+    data = replace(data, **values, min_size=0).at_short_side(short)
+    return replace(recipe, data=sizes.put_in(data))
 
 
 def _nearest(model: str, pretrained: str) -> Recipe:
@@ -218,6 +260,7 @@ def _sizes(
     summary: SegmentationSummary,
     data: SegmentationDataConfig,
     image_size: int | None,
+    sizes: GivenSizes,
     cpu: bool,
     say: Callable[[str], None],
 ) -> SegmentationDataConfig:
@@ -226,28 +269,26 @@ def _sizes(
     short = min(limit, side) if image_size is None else image_size
     short = short and max(32, round(short / 32) * 32)
     ratio = summary.median_long_side / side
-    crop = min(limit, short or side)
-    crop = max(32, round(crop / 32) * 32)
+    crop = sizes.crop_size or max(32, round(min(limit, short or side) / 32) * 32)
     # An image not much larger than the crop is seen at once, as context helps.
     at_once = (short or side) * ratio <= 2 * crop
-    window = 0 if at_once else crop
-    say(
-        (f"short side {short} px" if short else "images keep their size")
-        + f", crops of {crop} px, scored "
-        + ("at once" if at_once else f"in windows of {window} px")
-        + (f" (images have {side} px: --image-size 0 keeps them)" if short < side and short else "")
-    )
-    return replace(
-        data,
-        min_size=short,
-        max_size=max(data.max_size, LONG_SIDES * short),
+    data = replace(
+        data.at_short_side(short),
         crop_size=crop,
-        window=window,
-        stride=max(1, round(crop * 2 / 3)),
+        window=0 if at_once else crop,
+        stride=_stride(crop),
         augment=SegmentationAugmentConfig(
             hflip=data.augment.hflip, vflip=data.augment.vflip, scale=(0.75, 1.5)
         ),
     )
+    data = sizes.put_in(data)
+    say(
+        (f"short side {short} px" if short else "images keep their size")
+        + f", crops of {crop} px, scored "
+        + (f"in windows of {data.window} px" if data.window else "at once")
+        + (f" (images have {side} px: --image-size 0 keeps them)" if short < side and short else "")
+    )
+    return data
 
 
 def _network(

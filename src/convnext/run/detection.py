@@ -13,6 +13,7 @@ from convnext.data.detection import (
     detection_summary,
     open_detection,
 )
+from convnext.data.segmentation import is_segmentation_set
 from convnext.recipes.detection import fit_detection
 from convnext.recipes.recipe import Recipe
 from convnext.run.detection_conclusion import conclude
@@ -61,7 +62,7 @@ def choose_detection(
         epochs: Passes over the data.
     """
     train = open_detection(data).train
-    return fit_detection(
+    recipe, reasons = fit_detection(
         detection_summary(train, data),
         data,
         recipe=recipe,
@@ -72,6 +73,10 @@ def choose_detection(
         batch_size=batch_size,
         epochs=epochs,
     )
+    if is_segmentation_set(data.path):
+        text = "boxes are learnt; there are masks of classes, too: --model upernet_convnext_tiny"
+        reasons = [f"{text} would learn those", *reasons]
+    return recipe, reasons
 
 
 def _open(recipe: Recipe) -> Splits[DetectionSource]:

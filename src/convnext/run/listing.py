@@ -12,7 +12,7 @@ from convnext.evaluate.part_cost import PartCost
 from convnext.evaluate.segmenter_cost import segmenter_cost
 from convnext.models.registry import build_model, list_models
 from convnext.models.upernet import SEGMENTERS, UPerNet
-from convnext.recipes import list_recipes
+from convnext.recipes import is_fitted, list_recipes
 from convnext.recipes.recipe import Recipe
 from convnext.tasks.pretrain import PretrainConfig
 from convnext.weights.catalogue import Weights, list_weights
@@ -33,19 +33,29 @@ SCORES = (("top-1", "re-evaluated"), ("box AP", "mask AP"), ("mIoU", "multi-scal
 def recipe_table(pattern: str) -> list[Row]:
     """The named recipes whose name matches a shell-style pattern."""
     return [
-        {
-            "recipe": name,
-            "pixels": _pixels(recipe),
-            "effective batch": recipe.optim.batch_size,
-            "length": recipe.optim.length,
-            "lr": f"{recipe.optim.lr:.3g}",
-            "expected": _expected(recipe),
-            "starts from": _start(recipe),
-            "source": recipe.source,
-        }
+        _fitted_row(name) if is_fitted(name) else _recipe_row(name, recipe)
         for name, recipe in list_recipes().items()
         if fnmatch.fnmatchcase(name, pattern)
     ]
+
+
+def _recipe_row(name: str, recipe: Recipe) -> Row:
+    return {
+        "recipe": name,
+        "pixels": _pixels(recipe),
+        "effective batch": recipe.optim.batch_size,
+        "length": recipe.optim.length,
+        "lr": f"{recipe.optim.lr:.3g}",
+        "expected": _expected(recipe),
+        "starts from": _start(recipe),
+        "source": recipe.source,
+    }
+
+
+def _fitted_row(name: str) -> Row:
+    """Of a recipe that is fit to the data, whose values no table can give."""
+    unknown = dict.fromkeys(("pixels", "effective batch", "length", "lr", "expected"))
+    return {"recipe": name, **unknown, "starts from": "scratch", "source": "fit to the data"}
 
 
 def _pixels(recipe: Recipe) -> int:

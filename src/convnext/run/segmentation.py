@@ -8,14 +8,17 @@ from torch import nn
 
 from convnext.data import Splits, TrainBatches, check_images, num_workers
 from convnext.data.config import SegmentationDataConfig
+from convnext.data.detection import is_detection_set
 from convnext.data.segmentation import (
+    SegmentationDataset,
     SegmentationSource,
+    find_doubt,
     open_segmentation,
-    segmentation_dataset,
     segmentation_summary,
+    trained_rows,
 )
 from convnext.recipes.recipe import Recipe
-from convnext.recipes.segmentation import fit_segmentation
+from convnext.recipes.segmentation import GivenSizes, fit_segmentation
 from convnext.run.job import Job
 from convnext.run.kind import Kind, Say
 from convnext.run.loading import pick_device
@@ -23,7 +26,7 @@ from convnext.run.segmentation_conclusion import conclude
 from convnext.run.segmentation_loading import new_segment_task
 from convnext.run.segmentation_scoring import score_split
 from convnext.run.target import kind_of_target
-from convnext.tasks.segment import SegmentTask, balanced_weights
+from convnext.tasks.segment import SegmentTask, balanced_weights, check_batch
 from convnext.train.protocols import Batches, Evaluate
 from convnext.weights.segmentation import (
     AUXILIARY,
@@ -48,6 +51,7 @@ def choose_segmentation(
     pretrained: str = "",
     device: str = "auto",
     image_size: int | None = None,
+    sizes: GivenSizes | None = None,
     batch_size: int | None = None,
     epochs: int | None = None,
 ) -> tuple[Recipe, list[str]]:
@@ -60,11 +64,12 @@ def choose_segmentation(
         pretrained: Weights to start from.
         device: "auto", "cpu", "cuda", ...
         image_size: Short side of the images in pixels; 0 keeps their size.
+        sizes: Of crops and windows.
         batch_size: Images a step.
         epochs: Passes over the data.
     """
     train = open_segmentation(data).train
-    return fit_segmentation(
+    recipe, reasons = fit_segmentation(
         segmentation_summary(train, data),
         data,
         recipe=recipe,
@@ -72,14 +77,24 @@ def choose_segmentation(
         model=model,
         pretrained=pretrained,
         image_size=image_size,
+        sizes=sizes,
         batch_size=batch_size,
         epochs=epochs,
     )
+    if is_detection_set(data.path):
+        text = "masks of classes are learnt; there are boxes, too: --model mask_rcnn_convnext_tiny"
+        reasons = [f"{text} would learn those", *reasons]
+    return recipe, reasons
 
 
 def _open(recipe: Recipe) -> Splits[SegmentationSource]:
     _, data = recipe.segment
-    return check_images(open_segmentation(data), data)
+    splits = check_images(open_segmentation(data), data)
+    _, found = trained_rows(splits.train, data)
+    doubt = find_doubt(splits.train, found.pixels.sum(axis=0).tolist())
+    if doubt is not None:
+        raise ValueError(f"{data.path}: {doubt.message}")
+    return splits
 
 
 def _build(job: Job, resumed: bool, say: Say) -> SegmentTask:
@@ -129,10 +144,12 @@ def _start_from(task: SegmentTask, job: Job, say: Say) -> None:
 def _batches(job: Job) -> Batches:
     """The training images in batches of the recipe's effective size."""
     recipe, world = job.recipe, job.world
-    _, data = recipe.segment
+    config, data = recipe.segment
     source = cast(SegmentationSource, job.splits.train)
+    # Every mask is read for it: by one process for all.
+    rows = world.from_main(lambda: trained_rows(source, data)[0])
     batches = TrainBatches(
-        segmentation_dataset(source, data, train=True, seed=recipe.train.seed),
+        SegmentationDataset(source.subset(rows), data, train=True, seed=recipe.train.seed),
         batch_size=recipe.optim.batch_size,
         micro_batch=recipe.train.micro_batch,
         world=world.size,
@@ -140,6 +157,10 @@ def _batches(job: Job) -> Batches:
         seed=recipe.train.seed,
         workers=num_workers(data.workers),
     )
+    # Before anything is written; the task itself would say so in the first step.
+    together = world.size if recipe.train.sync_batch_norm else 1
+    network = config.network_config(len(job.splits.classes), data.in_chans)
+    check_batch(network, batches.micro_batch * together, (data.crop_size, data.crop_size))
     return cast(Batches, batches)
 
 

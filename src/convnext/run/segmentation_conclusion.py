@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 
 from convnext.data.config import SegmentationDataConfig
-from convnext.data.segmentation import SegmentationSource
+from convnext.data.segmentation import SegmentationSource, trained_rows
 from convnext.evaluate.segmentation_result import SegmentationResult
 from convnext.models.upernet import UPerNet
 from convnext.recipes.recipe import to_dict
@@ -19,7 +19,7 @@ from convnext.run.conclusion import load_best
 from convnext.run.folder import RunFolder, command_line, versions, write_text
 from convnext.run.job import Job
 from convnext.run.kind import Say
-from convnext.run.segmentation_loading import new_segment_task, preprocessing_of
+from convnext.run.segmentation_loading import new_segment_task, preprocessing_of, reading_of
 from convnext.run.segmentation_scoring import score_split
 from convnext.run.segmenting import segment_picture
 from convnext.tasks.segment import SegmentTask
@@ -121,6 +121,7 @@ def _write(
         extra={
             "scores": {split: result.scalars() for split, result in results.items()},
             "recipe": recipe.name,
+            "reading": reading_of(data),
         },
     )
     values: dict[str, Any] = {"step": fit.step}
@@ -134,16 +135,17 @@ def _write(
         with torch.no_grad():
             drawn = gallery(task.network, source, data, shown)
     stored = folder.stored() or {}
+    trained = len(trained_rows(cast(SegmentationSource, splits.train), data)[0])
     write_report(
         ReportData(
             title=f"{config.model} on {Path(data.path).name or data.path}",
             created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
             segmentation=shown,
             split={"val": "validation", "test": "test"}[split],
-            description=_description(job, fit),
+            description=_description(job, fit, trained),
             history=folder.history(),
             segments=drawn,
-            facts=_facts(job, fit, results),
+            facts=_facts(job, fit, results, trained),
             command=stored.get("command", command_line()),
             cost={"train_seconds": fit.seconds},
             recipe=to_dict(recipe),
@@ -153,17 +155,19 @@ def _write(
     )
 
 
-def _description(job: Job, fit: FitResult) -> str:
+def _description(job: Job, fit: FitResult, trained: int) -> str:
     recipe = job.recipe
     config, _ = recipe.segment
     start = f"from {config.pretrained} weights" if config.pretrained else "from scratch"
     return (
-        f"{config.model}, trained {start} on {len(job.splits.train):,} images of "
+        f"{config.model}, trained {start} on {trained:,} images of "
         f"{len(job.splits.classes)} classes for {recipe.optim.length} ({fit.step:,} steps)."
     )
 
 
-def _facts(job: Job, fit: FitResult, results: dict[str, SegmentationResult]) -> dict[str, str]:
+def _facts(
+    job: Job, fit: FitResult, results: dict[str, SegmentationResult], trained: int
+) -> dict[str, str]:
     recipe, splits = job.recipe, job.splits
     config, data = recipe.segment
     facts = {
@@ -177,6 +181,8 @@ def _facts(job: Job, fit: FitResult, results: dict[str, SegmentationResult]) -> 
         "seed": str(recipe.train.seed),
         "device": f"{job.world.size} x {job.world.device}",
     }
+    if trained < len(splits.train):
+        facts["training images wholly ignored"] = f"{len(splits.train) - trained:,}"
     if splits.skipped:
         facts["unreadable images left out"] = str(len(splits.skipped))
     if fit.best is not None:

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
-from convnext.data import check_images
 from convnext.data.config import SegmentationDataConfig
+from convnext.data.detection.header import header_size
+from convnext.data.scan import find_unreadable
 from convnext.data.segmentation import (
     SegmentationSource,
     open_segmentation,
@@ -27,7 +30,7 @@ from convnext.run.scoring import progress
 from convnext.run.segmentation_conclusion import gallery, seen_size, summary_line
 from convnext.run.segmentation_loading import LoadedSegmenter, load_trained_segmenter
 from convnext.run.segmentation_scoring import eval_batches, score_segments
-from convnext.run.segmenting import segment_picture
+from convnext.run.segmenting import check_views, segment_picture
 
 __all__ = ["evaluate_segments"]
 
@@ -41,6 +44,10 @@ def evaluate_segments(
     split: Split = "auto",
     out: Path | None = None,
     tta: bool = False,
+    image_size: int | None = None,
+    masks: Literal["classes", "instances"] | None = None,
+    reduce_zero_label: Literal["auto", "yes", "no"] | None = None,
+    ignore_values: tuple[int, ...] | None = None,
     workers: int = -1,
     device: str = "auto",
     say: Callable[[str], None] = say_line,
@@ -56,17 +63,33 @@ def evaluate_segments(
         out: Folder to write to; by default `evaluate-SPLIT` in the run, else in `runs/`.
         tta: See each image at six sizes and mirrored, whole, as the published multi-scale scores
             were measured.
+        image_size: Short side of the images in pixels, 0 = their own size; by default that of
+            training.
+        masks: What values of masks mean, see `SegmentationDataConfig`; by default as in training.
+            Likewise the next two.
+        reduce_zero_label: Whether value 0 is ignored.
+        ignore_values: Values that count for nothing.
         workers: Processes that read images, -1 = fit for this machine.
         device: "auto", "cpu", "cuda", ...
         say: Where the table goes.
 
     Raises:
-        ValueError: The classes of weights and data differ, or there is no such split.
+        ValueError: The classes of weights and data differ, there is no such split, or an image is
+            too large for `tta`.
         OSError: Something cannot be read or written.
     """
     chosen = pick_device(device)
     loaded = load_trained_segmenter(target, chosen)
-    source, config, name = _open(loaded, data, split, workers)
+    given = {
+        "masks": masks,
+        "reduce_zero_label": reduce_zero_label,
+        "ignore_values": ignore_values,
+    }
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    source, config, name = _open(loaded, data, split, {**changes, "workers": workers})
+    source = _usable(source, config, say)
+    if image_size is not None:
+        config = config.at_short_side(image_size)
     result = _score(loaded, source, config, chosen, tta=tta, name=name)
     say(class_table(result))
     say(f"{name}: {summary_line(result)}")
@@ -98,22 +121,19 @@ def evaluate_segments(
 
 
 def _open(
-    loaded: LoadedSegmenter, data: str, split: Split, workers: int
+    loaded: LoadedSegmenter, data: str, split: Split, changes: dict[str, Any]
 ) -> tuple[SegmentationSource, SegmentationDataConfig, str]:
     """The images to score, how they become tensors, and the name of the split."""
     if loaded.run is None and not data:
         raise ValueError("no images: --data DIR names the images with masks")
     recipe = Recipe.from_file(loaded.run.recipe_file) if loaded.run is not None else None
     if recipe is None or (data and not same_place(data, recipe.data.path)):
-        # What masks mean is part of a run's data, not of weights.
         known = recipe.segment[1] if recipe is not None else loaded.data
-        config = replace(known, path=data, workers=workers)
+        config = replace(known, path=data, **changes)
         source, _, name = open_segmentation_for_evaluation(config, split, loaded.labels)
         return source, config, name
-    config = replace(recipe.segment[1], workers=workers)
+    config = replace(recipe.segment[1], **changes)
     splits = open_segmentation(config)
-    if config.on_bad_image == "skip":  # else the run had no unreadable image
-        splits = check_images(splits, config)
     if splits.classes != loaded.labels:
         raise ValueError(
             f"the classes of {config.path} are no longer those of {loaded.title}: "
@@ -124,6 +144,18 @@ def _open(
     if name not in parts:
         raise ValueError(f"{config.path}: no split {name!r}; found: {', '.join(parts)}")
     return parts[name], config, name
+
+
+def _usable(
+    source: SegmentationSource, config: SegmentationDataConfig, say: Callable[[str], None]
+) -> SegmentationSource:
+    """The images that can be read with their masks, if training left the others out, too."""
+    if config.on_bad_image == "stop":
+        return source
+    bad = find_unreadable(source, label="checking images")
+    if bad:
+        say(f"{len(bad)} images that cannot be used are left out, the first: {min(bad.items())[1]}")
+    return source.subset(np.setdiff1d(np.arange(len(source)), np.array(sorted(bad), np.int64)))
 
 
 def _score(
@@ -140,6 +172,9 @@ def _score(
     if not tta:
         batches = eval_batches(source, config)
         return score_segments(loaded.network, batches, config, loaded.labels, device, title=title)
+    for row in range(0 if config.min_size else len(source)):  # before hours are spent on others
+        size = header_size(source.path(row))
+        check_views(source.name(row), size, len(loaded.labels), config)
     metrics = SegmentationMetrics(loaded.labels)
     for row in progress(range(len(source)), title, total=len(source)):
         picture = source.read(row, config.in_chans)

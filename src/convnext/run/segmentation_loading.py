@@ -9,7 +9,7 @@ from torch import Tensor
 
 from convnext.data.config import SegmentationDataConfig
 from convnext.models.upernet import UPerNet, segmenter_config
-from convnext.recipes.recipe import Recipe, from_dict
+from convnext.recipes.recipe import Recipe, from_dict, to_dict
 from convnext.run.folder import RunFolder
 from convnext.run.target import load_target
 from convnext.tasks.segment import SegmentConfig, SegmentTask
@@ -17,9 +17,17 @@ from convnext.train import checkpoint
 from convnext.weights.segmentation import SegmenterPreprocessing, load_segmenter
 from convnext.weights.timm_backbone import TIMM, TimmBackbone
 
-__all__ = ["LoadedSegmenter", "load_trained_segmenter", "new_segment_task", "preprocessing_of"]
+__all__ = [
+    "LoadedSegmenter",
+    "load_trained_segmenter",
+    "new_segment_task",
+    "preprocessing_of",
+    "reading_of",
+]
 
 SHARED = ("min_size", "max_size", "window", "stride", "mean", "std")  # of data and weights
+# What values of masks mean, and what becomes of a pair that cannot be used.
+READING = ("masks", "reduce_zero_label", "ignore_values", "on_bad_image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +37,7 @@ class LoadedSegmenter:
     Attributes:
         network: On its device, in evaluation mode.
         labels: Names of the classes.
-        data: How images become tensors.
+        data: How images become tensors, and how masks were read in training, if that is known.
         title: What to call it.
         run: The run that it comes from, if any.
     """
@@ -68,6 +76,25 @@ def preprocessing_of(data: SegmentationDataConfig) -> SegmenterPreprocessing:
     return SegmenterPreprocessing(**values)
 
 
+def reading_of(data: SegmentationDataConfig) -> dict[str, Any]:
+    """How masks are read, as it is stored with weights: they are to be scored in the same way."""
+    values: dict[str, Any] = {name: to_dict(getattr(data, name)) for name in READING}
+    return values
+
+
+def _stored_reading(extra: dict[str, Any], target: str) -> dict[str, Any]:
+    """What `reading_of` stored, checked; of older weights, and of foreign ones, nothing."""
+    stored = extra.get("reading", {})
+    try:
+        if not isinstance(stored, dict):
+            raise ValueError(f"reading is {stored!r}; expected an object")
+        kept = {name: value for name, value in stored.items() if name in READING}
+        data = from_dict(SegmentationDataConfig, kept)
+    except ValueError as error:
+        raise ValueError(f"{target}: what is stored of its masks is damaged ({error})") from None
+    return {name: getattr(data, name) for name in READING}
+
+
 def load_trained_segmenter(target: str, device: torch.device) -> LoadedSegmenter:
     """The segmentation network that `target` names.
 
@@ -88,6 +115,7 @@ def _from_weights(target: str) -> LoadedSegmenter:
     known = info.preprocessing or SegmenterPreprocessing()
     config = network.config
     values: dict[str, Any] = {name: getattr(known, name) for name in SHARED}
+    values |= _stored_reading(info.extra, target)
     return LoadedSegmenter(
         network=network,
         labels=info.labels or tuple(str(i) for i in range(config.num_classes)),

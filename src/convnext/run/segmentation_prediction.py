@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +36,7 @@ def predict_segments(
     draw: Path | None = None,
     full_size: bool = False,
     tta: bool = False,
+    image_size: int | None = None,
     workers: int = -1,
     device: str = "auto",
     say: Callable[[str], None] = say_line,
@@ -54,23 +55,22 @@ def predict_segments(
         draw: A folder for the pictures with the classes' colours over them.
         full_size: See every pixel through windows and resize nothing, in constant memory.
         tta: See each image at six sizes and mirrored.
+        image_size: Short side of the images in pixels, 0 = their own size; by default that of the
+            weights.
         workers: Processes that read images, -1 = fit for this machine.
         device: "auto", "cpu", "cuda", ...
         say: Where classes (without `csv`, `masks` and `draw`) and messages go.
 
     Raises:
         ValueError: A path does not exist, there is no image in it, the target is no segmentation
-            network, or `full_size` and `tta` come together.
+            network, or `full_size` comes with `tta` or `image_size`.
         OSError: Something cannot be read or written.
     """
-    if full_size and tta:
-        raise ValueError(
-            "views at other sizes (tta) resize images; leave one of them and full_size"
-        )
-    if not paths:
-        raise ValueError("no images: name files or folders after the weights")
+    _check(paths, full_size, tta, image_size)
     files = iter_files(paths)  # a path that does not exist is named before anything is loaded
     loaded = load_trained_segmenter(target, pick_device(device))
+    if image_size is not None:
+        loaded = replace(loaded, data=loaded.data.at_short_side(image_size))
     channels = loaded.data.in_chans
     batches = ReadFiles(
         _without(files, [out for out in (masks, draw) if out is not None and _below(out, paths)]),
@@ -110,6 +110,18 @@ def predict_segments(
             say(f"{what}: {path}")
     say(f"{done} images segmented, {len(unreadable)} could not be read")
     return Predicted(done, tuple(unreadable))
+
+
+def _check(paths: Sequence[Path], full_size: bool, tta: bool, image_size: int | None) -> None:
+    """Refuse no images, and arguments that contradict each other."""
+    if full_size and tta:
+        raise ValueError(
+            "views at other sizes (tta) resize images; leave one of them and full_size"
+        )
+    if full_size and image_size is not None:
+        raise ValueError("image_size resizes images, and full_size does not; leave one of them")
+    if not paths:
+        raise ValueError("no images: name files or folders after the weights")
 
 
 def _below(folder: Path, paths: Sequence[Path]) -> bool:
@@ -195,7 +207,9 @@ class _Predictor:
             yield from progress(tiles, Path(scene.name).name)
             return
         self._hints(scene)
-        yield Labels(0, 0, segment_picture(network, scene.picture(), data, device, views=self.tta))
+        picture, name = scene.picture(), scene.name
+        classes = segment_picture(network, picture, data, device, views=self.tta, name=name)
+        yield Labels(0, 0, classes)
 
     def _keeps_large(self, scene: Scene) -> bool:
         """Whether an image keeps its size and its logits should not exist whole."""

@@ -10,11 +10,10 @@ from convnext.data.config import SegmentationDataConfig
 from convnext.data.segmentation import SegmentationBatch, SegmentationSource, segmentation_dataset
 from convnext.evaluate.segmentation import SegmentationMetrics
 from convnext.evaluate.segmentation_result import SegmentationResult
-from convnext.models.segmentation.views import classes_at
 from convnext.models.upernet import MIN_SIDE
 from convnext.run.job import Job
 from convnext.run.scoring import progress
-from convnext.run.segmenting import Predict, as_predict, calls, image_logits
+from convnext.run.segmenting import Predict, as_predict, calls, image_classes
 from convnext.train.batch import to_device
 
 __all__ = ["eval_batches", "score_segments", "score_split"]
@@ -70,10 +69,10 @@ def score_segments(
             mask = batch["mask"][0]
             needed = calls(image, data, num_classes)
             missing = most(needed) - needed if most is not None else 0
-            logits = image_logits(predict, image, data, num_classes)
+            size = (mask.shape[0], mask.shape[1])
+            said = image_classes(predict, image, data, num_classes, size)
             for _ in range(missing):
                 predict(image.new_zeros(1, len(image), MIN_SIDE, MIN_SIDE))
-            said = classes_at(logits, (mask.shape[0], mask.shape[1]))
             metrics.update(said, mask, int(batch["index"][0]))
     return metrics.compute()
 

@@ -14,7 +14,7 @@ from convnext.data.config import SegmentationDataConfig
 from convnext.data.pixels import normalise_into, to_pixels
 from convnext.data.segmentation.dataset import eval_image
 from convnext.data.segmentation.transforms import eval_size
-from convnext.models.segmentation.sliding import Windows, num_predictions, slide, whole
+from convnext.models.segmentation.sliding import Tile, Windows, num_predictions, slide, whole
 from convnext.models.segmentation.views import SCALES, classes_at, mean_probabilities
 from convnext.models.upernet import MIN_SIDE, UPerNet
 
@@ -23,6 +23,8 @@ __all__ = [
     "Predict",
     "as_predict",
     "calls",
+    "check_views",
+    "image_classes",
     "image_logits",
     "segment_picture",
     "segment_windows",
@@ -31,6 +33,7 @@ __all__ = [
 Predict = Callable[[Tensor], Tensor]
 ReadPixels = Callable[[int, int, int, int], NDArray[np.uint8]]
 VIEW_BYTES = 2**30  # of probabilities; of a larger image the mean is taken at the network's size
+WHOLE_BYTES = 2**30  # of logits of an image that keeps its size; a larger one gets windows
 WINDOW_BATCH = {"cpu": 1}  # windows at once; on an accelerator more
 ACCELERATOR_BATCH = 8
 
@@ -55,10 +58,10 @@ def _window_batch(device: torch.device) -> int:
 
 
 def calls(image: Tensor, data: SegmentationDataConfig, num_classes: int) -> int:
-    """How often `image_logits` calls the network for an image (C, h, w)."""
+    """How often `image_logits` and `image_classes` call the network for an image (C, h, w)."""
     size = _padded_size(image.shape[1], image.shape[2])
     return num_predictions(
-        size, _windows(data, size), num_classes, batch=_window_batch(image.device)
+        size, _windows(data, size, num_classes), num_classes, batch=_window_batch(image.device)
     )
 
 
@@ -70,9 +73,51 @@ def image_logits(
     Args:
         predict: (B, C, h, w) to logits (B, K, h, w).
         image: of any size; sides below 32 are padded with zeros on the way.
-        data: says which windows the image is seen through.
+        data: says which windows the image is seen through; of an image that keeps its size and
+            whose logits would exceed 1 GiB it is never the whole.
         num_classes: K.
     """
+    height, width = image.shape[1:]
+    tiles = _tiles(predict, image, data, num_classes)
+    return whole(tiles, _padded_size(height, width))[:, :height, :width]
+
+
+def image_classes(
+    predict: Predict,
+    image: Tensor,
+    data: SegmentationDataConfig,
+    num_classes: int,
+    size: tuple[int, int],
+) -> Tensor:
+    """The class of every pixel of a picture, (H, W) int16, from its image as the network sees it.
+
+    Of an image that keeps its size the logits never exist whole: memory does not grow with them.
+
+    Args:
+        predict: as in `image_logits`; likewise the next three.
+        image: (C, h, w).
+        data: says which windows.
+        num_classes: K.
+        size: height and width of the picture.
+    """
+    height, width = size
+    if tuple(image.shape[1:]) != size:
+        return classes_at(image_logits(predict, image, data, num_classes), size)
+    classes: Tensor | None = None
+    for tile in _tiles(predict, image, data, num_classes):
+        part = classes_at(tile.logits, (tile.logits.shape[1], tile.logits.shape[2]))
+        if classes is None:
+            classes = part.new_empty(_padded_size(height, width))
+        bottom, right = tile.top + part.shape[0], tile.left + part.shape[1]
+        classes[tile.top : bottom, tile.left : right] = part
+    assert classes is not None, "an image has at least one window"
+    return classes[:height, :width]
+
+
+def _tiles(
+    predict: Predict, image: Tensor, data: SegmentationDataConfig, num_classes: int
+) -> Iterator[Tile]:
+    """The finished parts of the logits of an image (C, h, w), padded with zeros if it is small."""
     height, width = image.shape[1:]
     size = _padded_size(height, width)
     image = F.pad(image, (0, size[1] - width, 0, size[0] - height))
@@ -80,19 +125,25 @@ def image_logits(
     def read(top: int, left: int, h: int, w: int) -> Tensor:
         return image[:, top : top + h, left : left + w]
 
-    windows, batch = _windows(data, size), _window_batch(image.device)
-    tiles = slide(_nhwc(predict), read, size, windows, num_classes, batch=batch)
-    return whole(tiles, size)[:, :height, :width]
+    windows, batch = _windows(data, size, num_classes), _window_batch(image.device)
+    return slide(_nhwc(predict), read, size, windows, num_classes, batch=batch)
 
 
 def _padded_size(height: int, width: int) -> tuple[int, int]:
     return max(height, MIN_SIDE), max(width, MIN_SIDE)
 
 
-def _windows(data: SegmentationDataConfig, size: tuple[int, int]) -> Windows:
-    if not data.window:
+def _windows(data: SegmentationDataConfig, size: tuple[int, int], num_classes: int) -> Windows:
+    keeps_large = not data.min_size and 4 * num_classes * size[0] * size[1] > WHOLE_BYTES
+    if not data.window and not keeps_large:
         return Windows(max(size), max(size))
-    return Windows(max(data.window, MIN_SIDE), max(data.stride, 1))
+    return _sliding(data)
+
+
+def _sliding(data: SegmentationDataConfig) -> Windows:
+    """The windows of the data, or the usual ones if the network usually sees images whole."""
+    seen = data if data.window else SegmentationDataConfig()
+    return Windows(max(seen.window, MIN_SIDE), max(seen.stride, 1))
 
 
 def _nhwc(predict: Predict) -> Predict:
@@ -107,6 +158,7 @@ def segment_picture(
     device: torch.device,
     *,
     views: bool = False,
+    name: str = "the image",
 ) -> NDArray[np.int16]:
     """The class of every pixel of a picture, (H, W).
 
@@ -117,18 +169,51 @@ def segment_picture(
         device: Where the network is.
         views: See it at six sizes and mirrored, whole each time; the mean of the probabilities
             counts. Of pictures whose probabilities exceed 1 GiB it is taken at the network's size.
+        name: What to call the picture in an error.
+
+    Raises:
+        ValueError: The picture is too large for `views`, see `check_views`.
     """
     pixels, size = to_pixels(picture), (picture.height, picture.width)
+    num_classes = network.config.num_classes
     if not views:
         image = eval_image(pixels, data)[0].to(device)
-        logits = image_logits(network, image, data, network.config.num_classes)
-        return _numpy(classes_at(logits, size))
+        return _numpy(image_classes(network, image, data, num_classes, size))
+    check_views(name, size, num_classes, data)
     at = size
-    if 4 * network.config.num_classes * size[0] * size[1] > VIEW_BYTES:
+    if _view_bytes(size, num_classes) > VIEW_BYTES:
         at = eval_size(*size, data)
     images = (eval_image(pixels, data, scale)[0].to(device) for scale in SCALES)
     probabilities = mean_probabilities(_padding(network), images, at)
     return _numpy(classes_at(probabilities, size))
+
+
+def check_views(
+    name: str, size: tuple[int, int], num_classes: int, data: SegmentationDataConfig
+) -> None:
+    """Refuse to see an image in several views that keeps its size and is too large for it.
+
+    Args:
+        name: What to call the image.
+        size: Its height and width.
+        num_classes: K.
+        data: How images are seen.
+
+    Raises:
+        ValueError: Its probabilities would exceed 1 GiB, and there is no smaller size to take
+            their mean at.
+    """
+    needed = _view_bytes(size, num_classes)
+    if not data.min_size and needed > VIEW_BYTES:
+        raise ValueError(
+            f"{name}: {size[1]}x{size[0]} pixels of {num_classes} classes are too large to be seen "
+            f"whole at six sizes (tta): {needed / 2**30:.1f} GiB for each view, at most "
+            f"{VIEW_BYTES / 2**30:g}. Leave out tta, or give a size for it (image_size)"
+        )
+
+
+def _view_bytes(size: tuple[int, int], num_classes: int) -> int:
+    return 4 * num_classes * size[0] * size[1]
 
 
 def _padding(predict: Predict) -> Predict:
@@ -163,8 +248,6 @@ def segment_windows(
         data: How pixels become tensors.
         device: Where the network is.
     """
-    side = max(data.window or SegmentationDataConfig().window, MIN_SIDE)
-    stride = data.stride if data.window else SegmentationDataConfig().stride
 
     def part(top: int, left: int, height: int, width: int) -> Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(read(top, left, height, width)))
@@ -173,7 +256,7 @@ def segment_windows(
         return place.to(device)
 
     num_classes, batch = network.config.num_classes, _window_batch(device)
-    windows = Windows(side, stride)
+    windows = _sliding(data)
     for tile in slide(_padding(network), part, size, windows, num_classes, batch=batch):
         classes = classes_at(tile.logits, (tile.logits.shape[1], tile.logits.shape[2]))
         yield Labels(tile.top, tile.left, _numpy(classes))

@@ -7,6 +7,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from convnext.models.backbone import Backbone, Stage
+from convnext.models.field_values import checked_fields
+from convnext.models.map_backbone import check_body_args
 from convnext.models.mask_rcnn import MaskRCNN, MaskRCNNConfig, Target, detector_config
 from convnext.models.registry import build_model, unknown
 from convnext.train.config import OptimConfig
@@ -54,6 +56,11 @@ class DetectConfig:
         for name in self.model_args:
             if name not in known:
                 raise unknown("field of task.model_args", name, known)
+        try:
+            MaskRCNNConfig(**checked_fields(MaskRCNNConfig, self.model_args))
+        except ValueError as error:
+            raise ValueError(f"task.model_args: {error}") from None
+        check_body_args(self.model.partition("mask_rcnn_")[2], self.body_args, "task.body_args")
 
     @property
     def pairs_images(self) -> bool:
@@ -75,14 +82,13 @@ class DetectConfig:
 
     def body(self, in_chans: int = 3) -> nn.Module:
         """The backbone with new weights."""
-        args = {k: tuple(v) if isinstance(v, list) else v for k, v in self.body_args.items()}
         return build_model(
             detector_config(self.model).backbone,
             in_chans=in_chans,
             drop_path_rate=self.drop_path_rate,
             features_only=True,
             num_classes=0,
-            **args,
+            **self.body_args,
         )
 
 

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 
 from convnext.layers.sync_batch_norm import SyncBatchNorm2d
 from convnext.models.backbone import Backbone, Stage
+from convnext.models.field_values import checked_fields
+from convnext.models.map_backbone import REDUCTIONS, check_body_args
 from convnext.models.registry import build_model, unknown
 from convnext.models.segmentation.losses import IGNORE, cross_entropy, dice, summed_loss
 from convnext.models.upernet import UPerNet, UPerNetConfig, segmenter_config
 from convnext.train.config import OptimConfig
 from convnext.train.param_groups import build_param_groups
 
-__all__ = ["SegmentConfig", "SegmentTask", "balanced_weights"]
+__all__ = ["SegmentConfig", "SegmentTask", "balanced_weights", "check_batch"]
 
 NO_DECAY = (".bias", ".gamma", ".beta")
 BLOCKS_A_LAYER = 3  # of the third stage
@@ -71,6 +73,11 @@ class SegmentConfig:
         for name in self.model_args:
             if name not in known:
                 raise unknown("field of task.model_args", name, known)
+        try:
+            UPerNetConfig(**checked_fields(UPerNetConfig, self.model_args))
+        except ValueError as error:
+            raise ValueError(f"task.model_args: {error}") from None
+        check_body_args(self.model.removeprefix("upernet_"), self.body_args, "task.body_args")
 
     @property
     def pairs_images(self) -> bool:
@@ -91,14 +98,13 @@ class SegmentConfig:
 
     def body(self, in_chans: int = 3) -> nn.Module:
         """The backbone with new weights."""
-        args = {k: tuple(v) if isinstance(v, list) else v for k, v in self.body_args.items()}
         return build_model(
             segmenter_config(self.model).backbone,
             in_chans=in_chans,
             drop_path_rate=self.drop_path_rate,
             features_only=True,
             num_classes=0,
-            **args,
+            **self.body_args,
         )
 
 
@@ -124,6 +130,28 @@ def balanced_weights(pixels: Sequence[int]) -> Tensor:
     return weights.float()
 
 
+def check_batch(config: UPerNetConfig, images: int, size: Sequence[int]) -> None:
+    """Refuse batches that leave a batch norm a single value of a channel, which has no variance.
+
+    Args:
+        config: of the network.
+        images: that are normalised together, over all processes.
+        size: height and width of the crops.
+
+    Raises:
+        ValueError: the batch is too small.
+    """
+    parts = [scale * scale for scale in config.pool_scales]
+    deepest = (size[0] // REDUCTIONS[-1]) * (size[1] // REDUCTIONS[-1])
+    if images * min([max(1, deepest), *parts]) > 1:
+        return
+    raise ValueError(
+        "a batch of one image: the batch norm behind the pyramid's global mean needs two at "
+        "least; set --train.micro-batch and --optim.batch-size to 2 or more for each process, "
+        "or --train.sync-batch-norm with several processes"
+    )
+
+
 class SegmentTask(nn.Module):
     """A segmentation network and its losses.
 
@@ -138,6 +166,12 @@ class SegmentTask(nn.Module):
     """
 
     class_weights: Tensor
+    # What helps where memory does not suffice, for messages.
+    training_memory = (
+        "smaller crops (--data.crop-size), --task.grad-checkpointing, a narrower head "
+        "(--task.model-args '{\"head_dim\": 256}') or a smaller network"
+    )
+    evaluation_memory = "smaller windows (--data.window) or smaller images (--image-size)"
 
     def __init__(
         self,
@@ -172,14 +206,19 @@ class SegmentTask(nn.Module):
         images = batch["image"]
         if not self.training:
             return {"logits": self.network(images)}
-        self._check_batch(len(images))
-        main, auxiliary = self.network.heads(images)
+        check_batch(self.network.config, len(images) * self._processes(), images.shape[2:])
+        main, auxiliary = self.network(images)  # a call, which compiling replaces
         labels = batch["mask"].long()
         losses = self._losses("decode", main, labels)
         if auxiliary is not None:
             parts = self._losses("aux", auxiliary, labels)
             losses |= {name: self.config.aux_weight * part for name, part in parts.items()}
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+
+    def _processes(self) -> int:
+        """How many processes the batch norms take their statistics over."""
+        synced = isinstance(self.network.decode_head.bottleneck.bn, SyncBatchNorm2d)
+        return dist.get_world_size() if synced and dist.is_initialized() else 1
 
     def _losses(self, head: str, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The parts of one head's loss, under their published names."""
@@ -199,18 +238,6 @@ class SegmentTask(nn.Module):
         if weight is None:
             return counts.sum().clamp(min=1)
         return (weight[labels.clamp(min=0)] * counts).sum().clamp(min=1)
-
-    def _check_batch(self, images: int) -> None:
-        if images > 1 or 1 not in self.network.config.pool_scales:
-            return
-        synced = isinstance(self.network.decode_head.bottleneck.bn, SyncBatchNorm2d)
-        if synced and dist.is_initialized() and dist.get_world_size() > 1:
-            return
-        raise ValueError(
-            "a batch of one image: the batch norm behind the pyramid's global mean needs two at "
-            "least; set --train.micro-batch and --optim.batch-size to 2 or more for each process, "
-            "or --train.sync-batch-norm with several processes"
-        )
 
     def param_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """Every parameter exactly once, with its weight decay and its learning-rate scale."""

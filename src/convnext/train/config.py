@@ -1,7 +1,7 @@
 """What a recipe says about optimisation, and what a user says about the machine."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 
 def _require(ok: bool, message: str) -> None:
@@ -162,6 +162,25 @@ class OptimConfig:
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimiser steps of the run."""
         return self.steps if self.steps is not None else self.epochs * steps_per_epoch
+
+    def lasting(self, *, steps: int | None = None, epochs: int | None = None) -> Self:
+        """The same for a run of another length, in steps or in epochs.
+
+        Of a run that is counted in steps the warm-up in steps keeps its share.
+        """
+        share = None
+        if self.steps is not None and self.warmup_steps is not None:
+            share = self.warmup_steps / self.steps
+        if steps is not None:
+            warmup = self.warmup_steps if share is None else round(steps * share)
+            return replace(self, steps=steps, warmup_steps=warmup)
+        assert epochs is not None, "a length in steps or in epochs"
+        if share is None:
+            return replace(self, steps=None, epochs=epochs)
+        warmup_epochs = epochs * share
+        return replace(
+            self, steps=None, epochs=epochs, warmup_steps=None, warmup_epochs=warmup_epochs
+        )
 
     @property
     def length(self) -> str:

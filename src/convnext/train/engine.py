@@ -228,9 +228,9 @@ class Engine:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            advice = getattr(module, "evaluation_memory", "a smaller batch")
             raise ValueError(
-                f"out of memory in the evaluation at step {self.state.step}: "
-                "evaluate with a smaller batch"
+                f"out of memory in the evaluation at step {self.state.step}: evaluate with {advice}"
             ) from None
         assert "score" in metrics, "evaluate() must give a score"
         return self._world.from_main(lambda: metrics)

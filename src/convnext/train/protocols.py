@@ -13,7 +13,11 @@ Evaluate = Callable[[nn.Module], dict[str, float]]
 
 
 class Task(Protocol):
-    """An `nn.Module` that holds network and loss."""
+    """An `nn.Module` that holds network and loss.
+
+    It may have texts `training_memory` and `evaluation_memory`: what helps where memory does not
+    suffice.
+    """
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars of a micro-batch: "loss", to minimise, and any parts worth logging."""

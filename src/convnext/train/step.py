@@ -251,7 +251,9 @@ class TrainStep:
             )
             verdict = f"{fits} fit"
         if fits is None:
-            return f"{problem}, and one image does not fit either: take a smaller network or image"
+            advice = getattr(self.state.task, "training_memory", "a smaller network or image")
+            fewer = "fewer do not fit either" if size > 1 else "one image does not fit either"
+            return f"{problem}, and {fewer}: take {advice}"
         return (
             f"{problem}; {verdict}: set micro_batch={fits} (--train.micro-batch {fits}), "
             f"the effective batch of {self._batches.batch_size} is kept by accumulation"

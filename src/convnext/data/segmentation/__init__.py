@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         segmentation_dataset,
     )
     from convnext.data.segmentation.doctor import scan_segmentation
+    from convnext.data.segmentation.doubts import find_doubt
     from convnext.data.segmentation.source import SegmentationSource
     from convnext.data.segmentation.splits import (
         is_segmentation_set,
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     )
     from convnext.data.segmentation.summary import SegmentationSummary, segmentation_summary
     from convnext.data.segmentation.survey import survey_masks
-    from convnext.data.segmentation.trained import trained_images
+    from convnext.data.segmentation.trained import trained_images, trained_rows
 
 _HOMES = {
     "IGNORE": "coding",
@@ -28,6 +29,7 @@ _HOMES = {
     "SegmentationDataset": "dataset",
     "SegmentationSource": "source",
     "SegmentationSummary": "summary",
+    "find_doubt": "doubts",
     "is_segmentation_set": "splits",
     "open_segmentation": "splits",
     "open_segmentation_for_evaluation": "splits",
@@ -36,6 +38,7 @@ _HOMES = {
     "segmentation_summary": "summary",
     "survey_masks": "survey",
     "trained_images": "trained",
+    "trained_rows": "trained",
 }
 
 __all__ = [
@@ -45,6 +48,7 @@ __all__ = [
     "SegmentationDataset",
     "SegmentationSource",
     "SegmentationSummary",
+    "find_doubt",
     "is_segmentation_set",
     "open_segmentation",
     "open_segmentation_for_evaluation",
@@ -53,6 +57,7 @@ __all__ = [
     "segmentation_summary",
     "survey_masks",
     "trained_images",
+    "trained_rows",
 ]
 
 

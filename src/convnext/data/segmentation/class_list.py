@@ -33,6 +33,11 @@ class ClassList:
     explicit: bool = False
     colours: tuple[int, ...] = ()
 
+    @property
+    def settles_zero(self) -> bool:
+        """Whether the file itself says what value 0 is, so that no form of a set decides it."""
+        return bool(self.colours) or (self.explicit and 0 in self.values) or ignores(self.names[0])
+
 
 def ignores(name: str) -> bool:
     """Whether a class of this name counts for nothing."""

@@ -51,6 +51,8 @@ class Coding:
         colours: the class of a colour 0xRRGGBB, or `IGNORE`; empty where masks have no colours.
         palette: of index images the colours count, not the values.
         instances: values above 0 are objects, all of the class 1.
+        assumed: value 0 is ignored because the folders are called like those of ADE20K, and not
+            because anybody said so.
         where: what says so, for messages.
     """
 
@@ -59,6 +61,7 @@ class Coding:
     colours: Mapping[int, int] = field(default_factory=dict)
     palette: bool = False
     instances: bool = False
+    assumed: bool = False
     where: str = ""
 
     def decode(self, image: Image.Image, name: str) -> NDArray[np.int16]:

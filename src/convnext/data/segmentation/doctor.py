@@ -19,6 +19,7 @@ from convnext.data.doctor import (
 from convnext.data.scan import Record, each
 from convnext.data.scan import scan as scan_source
 from convnext.data.segmentation.coding import MaskError
+from convnext.data.segmentation.doubts import find_doubt
 from convnext.data.segmentation.source import SegmentationSource
 from convnext.data.segmentation.splits import Parts, read_parts
 from convnext.data.segmentation.survey import class_pixels
@@ -43,6 +44,7 @@ class Mask(NamedTuple):
     kind: str
     error: str
     pixels: tuple[int, ...] = ()
+    turned: bool = False  # the image by its EXIF data, but not the mask
 
 
 def scan_segmentation(config: SegmentationDataConfig, workers: int = -1) -> DoctorReport:
@@ -50,9 +52,10 @@ def scan_segmentation(config: SegmentationDataConfig, workers: int = -1) -> Doct
 
     Errors: data that cannot be opened, images and masks that are missing or unreadable, masks of
     another size than their image or with values outside the classes, fewer than two classes to
-    train on, the same file in two splits. Warnings: masks without an image, wholly ignored masks,
-    classes that never occur or hardly do, many unnamed classes, masks stored as JPEG, very
-    different sizes, near duplicates.
+    train on, value 0 left out of a set that only looks like ADE20K, the same file in two splits.
+    Warnings: masks without an image, wholly ignored masks, images that their EXIF data turn while
+    their masks say nothing of it, classes that never occur or hardly do, many unnamed classes,
+    masks stored as JPEG, very different sizes, near duplicates.
 
     Raises:
         OSError: if a folder may not be read.
@@ -65,19 +68,23 @@ def scan_segmentation(config: SegmentationDataConfig, workers: int = -1) -> Doct
     sources = parts.sources
     records: dict[str, list[Record]] = {}
     masks: dict[str, list[Mask]] = {}
+    totals: dict[str, tuple[int, ...]] = {}
     for name, source in sources.items():
         records[name] = list(scan_source(source, label=f"reading {name} images", workers=workers))
         masks[name] = list(each(_describe, source, label=f"reading {name} masks", workers=workers))
         report.counts[f"{name} images"] = len(source)
-        report.class_counts[name] = _total(masks[name], parts)[:-1]
+        totals[name] = _total(masks[name], parts)
+        report.class_counts[name] = totals[name][:-1]
     report.errors.extend(unreadable(records))
     report.errors.extend(_unusable(records, masks))
     train = "train" if "train" in sources else "all"
-    report.errors.extend(_one_class(report, train))
+    if train in sources and (doubt := find_doubt(sources[train], totals[train])) is not None:
+        report.errors.append(doubt)
     duplicates(sources, records, report)
     report.warnings.extend(near_duplicates(sources, records))
     report.warnings.extend(_lone(parts))
     report.warnings.extend(_hollow(sources, masks))
+    report.warnings.extend(_turned(sources, masks))
     report.warnings.extend(_classes(report, train))
     report.warnings.extend(_many(sources))
     report.warnings.extend(similar_names(parts.classes))
@@ -90,11 +97,12 @@ def scan_segmentation(config: SegmentationDataConfig, workers: int = -1) -> Doct
 def _describe(source: SegmentationSource, i: int) -> Mask:
     try:
         pixels = class_pixels(source.mask(i), len(source.classes))
+        image, mask = source.turns(i)
     except MaskError as error:
         return Mask(error.kind, str(error))
     except (OSError, ValueError):  # of the image, which is reported by itself
         return Mask("", "the image cannot be read")
-    return Mask("", "", tuple(pixels.tolist()))
+    return Mask("", "", tuple(pixels.tolist()), turned=image != mask)
 
 
 def _total(masks: list[Mask], parts: Parts) -> tuple[int, ...]:
@@ -120,14 +128,6 @@ def _unusable(
             yield finding(kind, text, wrong)
 
 
-def _one_class(report: DoctorReport, train: str) -> Iterator[Finding]:
-    counts = report.class_counts.get(train, ())
-    present = [name for name, count in zip(report.classes, counts, strict=False) if count]
-    if len(present) < 2:
-        found = f"only {present[0]!r} occurs" if present else "no class occurs"
-        yield Finding("one_class", f"nothing to tell apart: {found} in the training masks")
-
-
 def _lone(parts: Parts) -> Iterator[Finding]:
     if parts.lone:
         yield finding("lone_mask", "{n} masks have no image", parts.lone)
@@ -143,6 +143,23 @@ def _hollow(sources: Sources, masks: Mapping[str, list[Mask]]) -> Iterator[Findi
     if hollow:
         text = "{n} masks are wholly ignored; their images do not train"
         yield finding("ignored_mask", text, hollow)
+
+
+def _turned(sources: Sources, masks: Mapping[str, list[Mask]]) -> Iterator[Finding]:
+    """Pairs of which only one is turned: of the same size, so that nothing else would tell."""
+    turned = [
+        sources[name].name(i)
+        for name, part in masks.items()
+        for i, mask in enumerate(part)
+        if mask.turned
+    ]
+    if turned:
+        text = (
+            "{n} images are turned upright as their EXIF data say, and their masks are not: see "
+            "whether the masks belong to the upright pictures; if not, remove the turn from the "
+            "images"
+        )
+        yield finding("turned", text, turned)
 
 
 def _classes(report: DoctorReport, train: str) -> Iterator[Finding]:

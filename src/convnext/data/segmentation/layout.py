@@ -8,6 +8,7 @@ import numpy as np
 
 from convnext.data.config import SegmentationDataConfig
 from convnext.data.decode import is_image_name, read_raw
+from convnext.data.detection.header import header_size
 from convnext.data.detection.voc import listed_names, split_lists
 from convnext.data.folders import subfolders
 from convnext.data.listing import split_of
@@ -28,6 +29,9 @@ _BESIDE = ("annot", "_labels", "_label", "_masks", "_mask", "_annotations", "_an
 _CITYSCAPES_VALUES = 34
 _SAMPLE = 5
 _FLAT = 0.5  # of the pixels of a mask, most are like their neighbour; of a photograph, few
+# Of folders whose names may be those of classes, `face` and `face_mask`, more is asked:
+_VERY_FLAT = 0.75
+_MOST_CODES = 256  # a picture on white is flat, too, but has many colours
 
 # The classes of a form that has its own, given the configuration and whether value 0 is left out.
 Standard = Callable[[SegmentationDataConfig, bool], Coding]
@@ -44,6 +48,8 @@ class Layout:
         standard: the classes of the form, used where no file names them.
         reduce: whether masks of this form have value 0 for what is ignored.
         dummies: whether masks of the test split are fillers.
+        named: whether the folders are called like those of images and masks; else they may be
+            classes.
     """
 
     root: Path
@@ -52,6 +58,7 @@ class Layout:
     standard: Standard | None = None
     reduce: bool = False
     dummies: bool = False
+    named: bool = True
 
 
 def find_layout(path: Path) -> Layout | None:
@@ -81,18 +88,55 @@ def looks_like_masks(layout: Layout) -> bool:
         for place in zip(part.images, part.masks, strict=True)
         if place[1]
     ]
-    taken = pairs[:: max(1, len(pairs) // _SAMPLE)]
-    return float(np.mean([_looks_like_mask(layout.root / mask) for _, mask in taken])) > 0.5
+    found = [
+        _looks_like_mask(layout.root / mask, None if layout.named else layout.root / image)
+        for image, mask in pairs[:: max(1, len(pairs) // _SAMPLE)]
+    ]
+    return float(np.mean(found)) > 0.5
 
 
-def _looks_like_mask(file: Path) -> bool:
+def has_mask_folder(path: Path) -> bool:
+    """Whether a folder that is called like one of masks holds files that look like masks.
+
+    Raises:
+        OSError: if a folder may not be read.
+    """
+    children = subfolders(path)
+    names = {child.name for child in children}
+    places = [child / name for child in (path, *children) for name in MASKS]
+    places += [path / name for name in ("gtFine", "SegmentationClass")]
+    beside = [child for child in children if _before(child.name) in names]
+    for place in (place for place in (*places, *beside) if place.is_dir()):
+        files = [path / file.path for file in files_in(path, place)]
+        taken = files[:: max(1, len(files) // _SAMPLE)]
+        looks = [_looks_like_mask(file, file if place in beside else None) for file in taken]
+        if looks and float(np.mean(looks)) > 0.5:
+            return True
+    return False
+
+
+def _before(name: str) -> str:
+    """`face` of `face_mask`; "" of what has no such ending."""
+    return next((name.removesuffix(end) for end in _BESIDE if name.endswith(end)), "")
+
+
+def _looks_like_mask(file: Path, image: Path | None) -> bool:
+    """Whether a file looks like a mask, and beyond doubt like that of an image where it is given.
+
+    Beyond doubt: of its size, of few colours, of even areas.
+    """
     try:
         pixels, _ = mask_pixels(read_raw(file.read_bytes(), name=str(file)), str(file))
+        if image is not None and sorted(header_size(image)) != sorted(pixels.shape):
+            return False
     except (OSError, ValueError):
         return False
     if pixels.shape[1] < 2:
         return True
-    return bool((pixels[:, 1:] == pixels[:, :-1]).mean() > _FLAT)
+    flat = (pixels[:, 1:] == pixels[:, :-1]).mean()
+    if image is None:
+        return bool(flat > _FLAT)
+    return bool(flat > _VERY_FLAT) and len(np.unique(pixels)) <= _MOST_CODES
 
 
 def _plain(path: Path) -> Layout | None:
@@ -138,6 +182,8 @@ def _beside(path: Path) -> Layout | None:
     for name, folder in folders.items():
         beside = [folders[name + ending] for ending in _BESIDE if name + ending in folders]
         pairs += [(folder, masks) for masks in beside[:1]]
+    if not pairs:  # nor is a list of classes there one of ours
+        return None
     named = [(images, masks) for images, masks in pairs if split_of(images.name)]
     images: list[File] = []
     masks: list[File] = []
@@ -145,7 +191,8 @@ def _beside(path: Path) -> Layout | None:
         for files, folder in ((images, first), (masks, second)):
             found = files_in(path, folder, split_of(first.name))
             files += [file._replace(folder=f"{first.name}/{file.folder}") for file in found]
-    return Layout(path, pair(images, masks, path), find_class_list((path,)))
+    parts = pair(images, masks, path)
+    return Layout(path, parts, find_class_list((path,)), named=bool(named)) if parts else None
 
 
 def _voc(path: Path) -> Layout | None:

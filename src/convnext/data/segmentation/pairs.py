@@ -72,7 +72,8 @@ def pair(images: Iterable[File], masks: Iterable[File], where: Path) -> dict[str
     left out: test sets often come without.
 
     Raises:
-        ValueError: if two masks claim one image.
+        ValueError: if two masks claim one image, or two images one mask: they would be copies of
+            each other, and one might train while the other is scored.
     """
     index = _Index(masks, where)
     parts: dict[str, list[tuple[str, str]]] = {}
@@ -97,6 +98,7 @@ class _Index:
 
     def __init__(self, masks: Iterable[File], where: Path) -> None:
         self._where = where
+        self._owners: dict[str, str] = {}  # of masks: the images that they are of
         self._exact: dict[tuple[str, str], list[File]] = {}
         self._short: dict[tuple[str, str], list[File]] = {}
         self.left: dict[str, File] = {}
@@ -118,9 +120,19 @@ class _Index:
                     f"of {image.path}; keep one"
                 )
             if found:
-                self.left.pop(found[0].path, None)
+                self._own(found[0], image)
                 return found[0]
         return None
+
+    def _own(self, mask: File, image: File) -> None:
+        """Note whose a mask is; refuse a second owner."""
+        owner = self._owners.setdefault(mask.path, image.path)
+        if owner != image.path:
+            raise ValueError(
+                f"{self._where}: {mask.path} looks like the mask of both {owner} and {image.path}; "
+                "keep one of the images, or give each a mask of its own name"
+            )
+        self.left.pop(mask.path, None)
 
 
 def short_stem(stem: str, pattern: re.Pattern[str]) -> str:

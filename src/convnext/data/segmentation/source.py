@@ -2,22 +2,28 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from convnext.data.decode import read_raw
+from convnext.data.decode import read_raw, read_turn
 from convnext.data.detection.header import header_size
 from convnext.data.segmentation.coding import Coding, MaskError
 from convnext.data.source import FileSource, PackedStrings
+
+T = TypeVar("T")
 
 
 class SegmentationSource(FileSource):
     """Image files with a mask each.
 
-    `labels` of the base class are all 0: an image has no class of its own.
+    `labels` of the base class are all 0: an image has no class of its own. Image and mask are each
+    turned upright as their own EXIF data say: a mask without such data belongs to the upright
+    picture.
 
     Args:
         root: folder that relative paths start from.
@@ -68,11 +74,20 @@ class SegmentationSource(FileSource):
         return self.coding.decode(image, self.mask_name(i))
 
     def raw_mask(self, i: int) -> Image.Image:
-        """The mask of image `i` as it is stored.
+        """The mask of image `i` with the values that are stored, upright.
 
         Raises:
             MaskError: if it is missing or unreadable, as `mask`.
         """
+        return self._from_mask(i, partial(read_raw, upright=True))
+
+    def turns(self, i: int) -> tuple[int, int]:
+        """The EXIF orientations of image `i` and of its mask, 1 = upright; raises as `mask`."""
+        image = read_turn(self.open(i), name=self.name(i))
+        return image, self._from_mask(i, read_turn)
+
+    def _from_mask(self, i: int, read: Callable[..., T]) -> T:
+        """What a function makes of the bytes and the name of the mask of image `i`."""
         name = self.mask_name(i)
         if not name:
             raise MaskError(
@@ -82,7 +97,7 @@ class SegmentationSource(FileSource):
         path = os.path.join(self._root, self._masks[int(self._rows[i])])  # noqa: PTH118
         try:
             with open(path, "rb") as file:  # noqa: PTH123
-                return read_raw(file.read(), name=name)
+                return read(file.read(), name=name)
         except OSError as error:
             text = f"{name}: the mask cannot be read ({error.strerror or error})"
             raise MaskError(text, "unreadable_mask") from error

@@ -1,7 +1,7 @@
 """From `SegmentationDataConfig.path` to train, validation and test sources of the same classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,12 @@ from convnext.data.segmentation.coding import (
     file_coding,
     named_coding,
 )
-from convnext.data.segmentation.layout import Layout, find_layout, looks_like_masks
+from convnext.data.segmentation.layout import (
+    Layout,
+    find_layout,
+    has_mask_folder,
+    looks_like_masks,
+)
 from convnext.data.segmentation.nuclei3d import write_nuclei
 from convnext.data.segmentation.source import SegmentationSource
 from convnext.data.segmentation.survey import training_values
@@ -101,19 +106,22 @@ def open_segmentation_for_evaluation(
 
 
 def is_segmentation_set(path: str) -> bool:
-    """Whether there are images with masks at a path.
+    """Whether there are images with masks at a path, by names and by how the masks look.
 
-    What has the form but contradicts itself is one; `open_segmentation` says what is wrong.
+    What contradicts itself is one if the files of a folder of masks look like masks;
+    `open_segmentation` says what is wrong.
     """
     if path == NAPARI:
         return True
     if not path or path.startswith("hf:"):
         return False
     try:
-        layout = find_layout(Path(path).expanduser())
+        place = Path(path).expanduser()
+        try:
+            layout = find_layout(place)
+        except ValueError:
+            return has_mask_folder(place)
         return layout is not None and looks_like_masks(layout)
-    except ValueError:
-        return True
     except (OSError, RuntimeError):  # the latter of a ~user that is unknown
         return False
 
@@ -166,11 +174,13 @@ def _coding(
         names = tuple(classes) if classes is not None and len(classes) == 2 else OBJECTS
         return Coding(names, instances=True, where="masks = instances")
     reduce = {"auto": layout.reduce, "yes": True, "no": False}[config.reduce_zero_label]
+    assumed = reduce and config.reduce_zero_label == "auto"
     if layout.listed is not None:
-        shifted = reduce and not (layout.listed.colours and config.reduce_zero_label == "auto")
-        return file_coding(layout.listed, config, reduce=shifted)
+        if assumed and layout.listed.settles_zero:
+            assumed = reduce = False
+        return replace(file_coding(layout.listed, config, reduce=reduce), assumed=assumed)
     if layout.standard is not None:
-        return layout.standard(config, reduce)
+        return replace(layout.standard(config, reduce), assumed=assumed)
     if classes is not None:
         numbers = all(name.isdecimal() for name in classes)
         values = [int(n) for n in classes] if numbers else range(reduce, len(classes) + reduce)

@@ -36,11 +36,11 @@ def survey_masks(source: SegmentationSource, workers: int = -1, *, skip: bool = 
     Raises:
         ValueError: naming the first mask that cannot be used.
     """
-    key = stamp_key(source)
-    rows = cache.load("mask_survey", key)
-    if rows is None:
-        rows = list(each(_describe, source, label="reading masks", workers=workers))
-        cache.store("mask_survey", key, rows)
+    rows = cache.computed(
+        "mask_survey",
+        stamp_key(source),
+        lambda: list(each(_describe, source, label="reading masks", workers=workers)),
+    )
     errors = [row["error"] for row in rows if "error" in row]
     if errors and not skip:
         raise ValueError(
@@ -67,13 +67,12 @@ def training_values(source: SegmentationSource, workers: int = -1) -> tuple[int,
     Raises:
         ValueError: naming a mask in colours.
     """
-    key = stamp_key(source)
-    found = cache.load("mask_values", key)
-    if found is None:
+
+    def find() -> list[int]:
         parts = each(_values, source, label="looking for classes", workers=workers)
-        found = sorted({value for part in parts for value in part})
-        cache.store("mask_values", key, found)
-    return tuple(found)
+        return sorted({value for part in parts for value in part})
+
+    return tuple(cache.computed("mask_values", stamp_key(source), find))
 
 
 def _describe(source: SegmentationSource, i: int) -> dict[str, Any]:

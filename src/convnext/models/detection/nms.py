@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from convnext.models.detection.boxes import iou
 
@@ -39,6 +38,8 @@ def best_of_classes(
         order = scores.argsort(descending=True)
         keep = order[scores[order] > threshold][:most]
     else:
+        from torchvision.ops import batched_nms  # slow to import, and lists need no boxes
+
         keep = batched_nms(boxes, scores, labels, NMS_IOU)[:most]
     return boxes[keep], scores[keep], labels[keep]
 

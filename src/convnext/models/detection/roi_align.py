@@ -11,7 +11,6 @@ from functools import cache
 from typing import Any, cast
 
 import torch
-import torchvision  # noqa: F401 - brings its operators
 from torch import Tensor
 from torch.autograd import Function
 
@@ -51,6 +50,8 @@ def kernel_roi_align(x: Tensor, rois: Tensor, size: int, scale: float) -> Tensor
     function takes a version in Python that needs a hundred times the memory. So there the gradient
     of features, a sum in any order, is not the same to the last bit in each run.
     """
+    import torchvision  # noqa: F401 - brings its operators; slow, and lists need none of them
+
     return cast(Tensor, torch.ops.torchvision.roi_align(x, rois, scale, size, size, 0, True))
 
 

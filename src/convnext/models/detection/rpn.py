@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms
 
 from convnext.models.detection.assign import assign, sample
 from convnext.models.detection.boxes import anchors, at_least_fp32, decode, encode
@@ -87,6 +86,8 @@ class RPN(nn.Module):
             outputs: of `forward`.
             sizes: (N, 2), height and width of each image without its padding.
         """
+        from torchvision.ops import batched_nms  # slow to import, and lists need no boxes
+
         which = 0 if self.training else 1
         most, kept = self.config.per_level[which], self.config.proposals[which]
         levels = [

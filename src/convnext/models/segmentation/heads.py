@@ -54,6 +54,14 @@ class UPerHead(PyramidPool):
 
     def forward_features(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (N, C_i, H_i, W_i) to what is classified, (N, dim, H_0, W_0)."""
+        y: Tensor = self.fpn_bottleneck(self._joined(maps))
+        return y
+
+    def _joined(self, maps: Sequence[Tensor]) -> Tensor:
+        """All levels at the size of the largest, (N, 4 dim, H_0, W_0).
+
+        A function of its own, so that the levels are freed before the widest convolution.
+        """
         levels = [self.pool(maps[-1])]  # deep to shallow
         for conv, m in zip(reversed(self.lateral_convs), reversed(maps[:-1]), strict=True):
             lateral = conv(m)
@@ -61,9 +69,7 @@ class UPerHead(PyramidPool):
         deepest, *others = levels
         smooth = [conv(p) for conv, p in zip(self.fpn_convs, reversed(others), strict=True)]
         largest = smooth[0]
-        joined = [largest, *(upsample(p, largest) for p in (*smooth[1:], deepest))]
-        y: Tensor = self.fpn_bottleneck(torch.cat(joined, 1))
-        return y
+        return torch.cat([largest, *(upsample(p, largest) for p in (*smooth[1:], deepest))], 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (N, C_i, H_i, W_i) to logits (N, num_classes, H_0, W_0)."""

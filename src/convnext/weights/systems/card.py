@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic
 
+from convnext.models.field_values import checked_fields, from_dict
+from convnext.models.registry import is_model, model_config
 from convnext.weights.checkpoint import SECTION, Opened
 from convnext.weights.reading import read_json
 from convnext.weights.systems.system import C, M, P, System
@@ -79,11 +81,39 @@ def _card(system: System[C, M, P], values: Mapping[str, Any]) -> SystemCard[P]:
     """Read `SystemCard.to_dict` back; entries of later versions are ignored."""
     known = {f.name for f in dataclasses.fields(SystemCard)}
     found = {k: v for k, v in values.items() if k in known}
+    for name, kind in (("config", dict), ("body", dict), ("extra", dict), ("labels", list | tuple)):
+        if found.get(name) is not None and not isinstance(found[name], kind):
+            raise ValueError(f"{name} is {type(found[name]).__name__}, not what is stored there")
+    for name in ("config", "body", "extra"):
+        found[name] = found.get(name) or {}
+    _check_config(system, found["config"], found["body"])
     if found.get("labels") is not None:
         found["labels"] = tuple(map(str, found["labels"]))
     if found.get("preprocessing") is not None:
-        found["preprocessing"] = system.preprocessing(**found["preprocessing"])
+        found["preprocessing"] = from_dict(system.preprocessing, found["preprocessing"])
     return SystemCard(**{**found, "task": system.kind.task})
+
+
+def _check_config(
+    system: System[C, M, P], config: Mapping[str, Any], body: Mapping[str, Any]
+) -> None:
+    """Refuse values that a configuration, or that of its body, cannot have.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    usual = next(iter(system.known.values()))
+    own = checked_fields(type(usual), _known(usual, config), "config.")
+    backbone = dataclasses.replace(usual, **own).backbone
+    if is_model(backbone):
+        below = model_config(backbone)
+        checked_fields(type(below), _known(below, body), "body.")
+
+
+def _known(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a configuration has fields for; later versions may have more."""
+    fields = {f.name for f in dataclasses.fields(config)}
+    return {k: v for k, v in values.items() if k in fields}
 
 
 def _classes_of(content: object) -> tuple[str, ...] | None:
