@@ -55,4 +55,4 @@ format: $(STAMPS)/check
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build dist src/*.egg-info src/convnext/ops/cpu/native/*.so .mypy_cache .ruff_cache .pytest_cache

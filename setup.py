@@ -32,12 +32,25 @@ building = _building()
 class BuildKernels(build_ext):
     """Builds a plain shared library, bound to no version of Python or PyTorch."""
 
+    def run(self) -> None:
+        """As ever, but for a $CXX that is no command: setuptools would stop there."""
+        try:
+            building.compilers()
+        except building.BuildError as reason:
+            self.warn(f"native CPU kernels are left out: {reason}")
+            return
+        super().run()
+
     def build_extension(self, ext: Extension) -> None:
         """Compile, or say in a line why not."""
+        target = Path(self.get_ext_fullpath(ext.name))
+        for other in target.parent.glob("kernels-*.so"):  # of older sources; a wheel takes all
+            if other != target:
+                other.unlink()
         try:
             if not building.supported():
                 raise building.BuildError("they are for x86-64 processors under Linux")
-            building.build(Path(self.get_ext_fullpath(ext.name)))
+            building.build(target)
         except building.BuildError as reason:
             self.warn(f"native CPU kernels are left out: {reason}")
 

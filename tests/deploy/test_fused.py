@@ -19,8 +19,9 @@ from convnext.deploy.folding import folded_weights, plan_of
 from convnext.deploy.fused import FusedConvNeXt, optimize
 from convnext.models.convnext import ConvNeXt
 from convnext.models.registry import build_model, list_models
+from convnext.ops import dispatch
 from convnext.ops.cpu import library
-from convnext.ops.cpu.features import choose
+from convnext.ops.cpu.features import choose, runs
 from convnext.ops.cpu.kernel_sets import KERNEL_SETS, PLAIN
 
 NAMES = list_models("convnext_*") + list_models("convnextv2_*")
@@ -224,6 +225,8 @@ def test_the_default_compiler_takes_it():
 @pytest.mark.parametrize("kernels", [p for p in SETS if p not in FP32])
 @pytest.mark.parametrize("name", ["convnext_atto", "convnextv2_atto"])
 def test_bf16_errs_less_than_pytorch_in_bf16(name, kernels):
+    if not runs(kernels):  # plain PyTorch rounds nothing but weights
+        pytest.skip("emulated in tests/native/test_accuracy.py")
     model, x = network(name), torch.randn(4, 3, 64, 64)
     with torch.inference_mode():
         exact = model(x)
@@ -266,6 +269,16 @@ def test_weights_at_any_address(kernels):
     fused.load_state_dict({**fused.state_dict(), "packed": odd}, assign=True)
     assert fused.packed.data_ptr() % 64 == 0
     torch.testing.assert_close(fused(x), want)
+
+
+def test_packed_weights_of_unknown_kernels_are_refused():
+    target = optimize(network(**TINY))
+    state = target.state_dict()
+    del state["_extra_state"]
+    with pytest.raises(ValueError, match="packed comes without _extra_state"):
+        target.load_state_dict(state, strict=False)
+    del state["packed"]
+    target.load_state_dict(state, strict=False)
 
 
 def test_a_foreign_state_dict_is_refused():
@@ -323,6 +336,35 @@ def test_networks_without_a_fused_form_are_refused():
         optimize(other)
 
 
+def test_an_optimized_network_is_not_optimized_again():
+    fused = optimize(network(**TINY))
+    with pytest.raises(ValueError, match=f"already optimized, for {fused.kernels.name}"):
+        optimize(fused)
+
+
+def test_the_published_operators_run_in_plain_pytorch(monkeypatch):
+    model, x = network(**TINY), torch.randn(1, 3, 32, 32)
+    fused = optimize(model, "fp32")
+    want = fused(x)
+
+    def refuse():
+        raise AssertionError
+
+    monkeypatch.setattr("convnext.ops.cpu.fused.library", refuse)
+    with dispatch.use("reference"):
+        assert error(fused(x), want) < 2e-5
+        assert optimize(model).kernels is PLAIN
+
+
+def test_a_compiled_network_refuses_small_images_as_it_does():
+    fused = optimize(network(**TINY))
+    torch.compiler.reset()  # other tests have compiled the same for many sizes
+    compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
+    for shape in ((1, 3, 7, 32), (1, 3, 32, 2)):
+        with pytest.raises(ValueError, match=r"does not fit: .* H and W at least 8"):
+            compiled(torch.zeros(shape))
+
+
 def test_what_an_optimized_network_cannot_do():
     fused = optimize(network(**TINY))
     assert fused.eval() is fused
@@ -332,10 +374,12 @@ def test_what_an_optimized_network_cannot_do():
         lambda: fused.to("meta"),
         lambda: fused.reset_classifier(3),
         lambda: fused.layer_ids("single"),
+        lambda: fused.requires_grad_(),
     ):
         with pytest.raises(ValueError, match="an optimized network cannot"):
             change()
     assert fused.to(torch.float32).to(memory_format=torch.channels_last) is fused
+    assert fused.requires_grad_(False) is fused
     fused.share_memory()
     assert fused(torch.zeros(1, 3, 32, 32)).isfinite().all()
     with pytest.raises(ValueError, match="H and W at least 8"):

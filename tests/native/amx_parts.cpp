@@ -56,8 +56,8 @@ void convnext_test_dot(const void* a, const void* b, void* c) {
   AmxKernels::enter(state);
   TileRegisters tiles;
   tiles.load<0>(*static_cast<const FloatTile*>(c));
-  tiles.load_streaming<3>(*static_cast<const Bf16Tile*>(a));
-  tiles.load<7>(*static_cast<const Bf16Tile*>(b));
+  tiles.load_streaming<3>(*static_cast<const OperandTile*>(a));
+  tiles.load<7>(*static_cast<const OperandTile*>(b));
   tiles.dot<0, 3, 7>();
   tiles.store<0>(*static_cast<FloatTile*>(c));
   AmxKernels::leave(state);

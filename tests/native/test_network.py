@@ -3,20 +3,20 @@
 The library is compiled so that all sets run on AVX2: what the CPU lacks is emulated.
 """
 
-import os
+import ctypes
 import resource
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from convnext.ops.cpu import building
-from convnext.ops.cpu import library as loading
-from convnext.ops.cpu.kernel_sets import KERNEL_SETS, Feature, KernelSet
-from convnext.ops.cpu.library import Library
+from convnext.ops.cpu.kernel_sets import KERNEL_SETS, KernelSet
+from convnext.ops.cpu.library import Library, _call
 from convnext.ops.cpu.packing import offsets, pack, unpack
 from convnext.ops.cpu.plan import Plan
 from convnext.ops.cpu.reference import reference
@@ -59,21 +59,6 @@ CASES = {
 pytestmark = pytest.mark.skipif(
     not building.supported() or not building.compilers(), reason="no compiler for x86-64"
 )
-
-
-@pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    loading._share_openmp()
-    target = tmp_path_factory.mktemp("native") / "emulated.so"
-    # -O1: the emulation of wide vectors takes long to compile otherwise
-    flags = ["-DCONVNEXT_EMULATE", "-O1", "-Wno-psabi", "-Werror"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("LD_PRELOAD", raising=False)  # a sanitizer is not for the compiler
-        building.build(target, [*flags, *os.environ.get("CONVNEXT_TEST_FLAGS", "").split()])
-    library = Library(target)
-    if Feature.AVX2 not in library.features:
-        pytest.skip("not even AVX2")
-    return library
 
 
 @pytest.fixture(autouse=True)
@@ -170,6 +155,14 @@ def test_inputs_of_any_size(native: Library, kernels: KernelSet, scale: float) -
     assert error(found, expected) < TOLERANCE[kernels.precision]
 
 
+@pytest.mark.parametrize("kernels", NATIVE, ids=lambda kernels: kernels.name)
+def test_squares_that_overflow_give_nan(native: Library, kernels: KernelSet) -> None:
+    weights = random_weights(SMALL)
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2)) * 1e25
+    assert reference(SMALL, x, weights, EPS)[-1].isnan().all()
+    assert run(native, SMALL, kernels, x, weights)[-1].isnan().all()
+
+
 @pytest.mark.parametrize("kernels", FP32, ids=lambda kernels: kernels.name)
 def test_gelu(native: Library, kernels: KernelSet) -> None:
     """A block whose first product gives numbers of our choice, and whose second copies them."""
@@ -206,18 +199,49 @@ def test_several_callers_at_once(native: Library) -> None:
 def test_refusals(native: Library) -> None:
     kernels, weights = NATIVE[0], random_weights(ISOTROPIC)
     with pytest.raises(RuntimeError, match="malformed"):  # one weight too many
-        native.run(ISOTROPIC, kernels, torch.zeros(1, 3, 32, 32), [0] * 15, [None] * 2, EPS)
+        native.run(ISOTROPIC, kernels, torch.zeros(1, 3, 32, 32), [64] * 15, [None] * 2, EPS)
+    places = [64] * len(list(SMALL.slots()))  # addresses that are not read
     with pytest.raises(RuntimeError, match="malformed"):
-        native.run(SMALL, kernels, torch.zeros(1, 3, 24, 64), [0] * 40, [None] * 5, EPS)
+        native.run(SMALL, kernels, torch.zeros(1, 3, 24, 64), places, [None] * 5, EPS)
     with pytest.raises(RuntimeError, match="not for this CPU"):
         run(native, ISOTROPIC, replace(kernels, number=99), torch.zeros(1, 3, 32, 32), weights)
     assert run(native, ISOTROPIC, kernels, torch.zeros(0, 3, 32, 32), weights)[-1].shape == (0, 48)
 
 
+@pytest.mark.parametrize("lacking", ["image", "first weight", "last weight"])
+def test_null_is_refused(native: Library, lacking: str) -> None:
+    number, null = len(list(ISOTROPIC.slots())), {"first weight": 0, "last weight": -1}
+    image, places = torch.zeros(1, 3, 32, 32), (ctypes.c_void_p * number)(*[64] * number)
+    if lacking in null:
+        places[null[lacking]] = None
+    call = ctypes.byref(_call(ISOTROPIC, NATIVE[0], image, EPS))
+    start = None if lacking == "image" else image.data_ptr()
+    assert native._run(call, start, places, number, (ctypes.c_void_p * 2)(), None) == 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_memory_of_a_large_image_is_given_back(native: Library, threads: int) -> None:
+    plan, kernels = replace(ISOTROPIC, stem_kernel=2, stem_stride=2, depths=(0,)), NATIVE[0]
+    weights, side = random_weights(plan), 2048  # two maps of 200 MB, one of them filled
+    torch.set_num_threads(threads)
+
+    def held(image: Tensor) -> int:
+        pooled = torch.empty(len(image), plan.dims[-1])
+        buffer = pack(plan, weights, kernels)
+        places = [buffer.data_ptr() + offset for offset in offsets(plan, kernels)[:-1]]
+        native.run(plan, kernels, image, places, [None, pooled], EPS)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
+
+    large, small = torch.zeros(1, 3, 1, 1).expand(1, 3, side, side), torch.zeros(threads, 3, 32, 32)
+    before = held(small)
+    assert held(large) - before < 2**26
+
+
 def test_out_of_memory_is_an_error_of_the_caller(native: Library) -> None:
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (2**37, before[1]))  # else the system might promise it
-    places = [0] * len(list(SMALL.slots()))
+    places = [64] * len(list(SMALL.slots()))  # addresses that are not read
     image = torch.zeros(1, 3, 1, 1).expand(1, 3, 2**18, 2**18)  # maps of 2**38 bytes
     try:
         for threads in (1, 2):
@@ -240,3 +264,16 @@ def test_profile(native: Library) -> None:
     )
     assert (seconds > 0).all()
     assert pooled.isfinite().all()
+
+
+def test_profile_leaves_out_waiting(native: Library) -> None:
+    """Of one position one of two threads does everything up to GRN, the other waits."""
+    plan, kernels = replace(DEEP, grn=True, depths=(6,)), NATIVE[0]
+    buffer = pack(plan, random_weights(plan), kernels)
+    places = [buffer.data_ptr() + offset for offset in offsets(plan, kernels)[:-1]]
+    seconds = torch.zeros(1, 6, dtype=torch.float64)
+    torch.set_num_threads(2)
+    image, pooled = torch.randn(1, 3, 16, 16), torch.empty(1, plan.dims[-1])
+    native.run(plan, kernels, image, places, [None, pooled], EPS, seconds)
+    expand, response = seconds[0, 3:5].tolist()
+    assert response < expand / 4

@@ -199,7 +199,15 @@ def test_the_allocator_of_the_cpu_runs_out_of_memory(run, tmp_path):
     assert "kept by accumulation" in text
 
 
-def test_a_second_signal_ends_at_once(start, tmp_path):
+@pytest.fixture
+def usual_interrupt():
+    """Python's own handler: a shell starts what it runs in the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_signal_ends_at_once(usual_interrupt):
     with StopSignals() as signals:
         signal.raise_signal(signal.SIGINT)  # to this thread, so at once
         assert signals.received == 2

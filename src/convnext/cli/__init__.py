@@ -26,7 +26,7 @@ COMMANDS = {
     "recipes": ("list the recipes", "tables"),
     "models": ("list the networks: size, cost, accuracy", "tables"),
     "weights": ("list, inspect and convert weights", "weights"),
-    "doctor": ("check a folder of images before training", "use"),
+    "doctor": ("check a folder of images before training, and name the engine", "use"),
     "bench": ("measure what networks cost and how fast they are", "bench"),
     "analyse": ("look inside networks: receptive field, features", "analyse"),
     "reconstruct": ("draw what a masked autoencoder paints", "reconstruct"),

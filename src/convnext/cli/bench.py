@@ -1,14 +1,18 @@
 """`convnext bench`."""
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from convnext.cli.parse import parse
 from convnext.cli.tables import print_table
 from convnext.models.registry import is_detector_name, is_segmenter_name
+
+if TYPE_CHECKING:
+    from convnext.run.bench import BenchConfig
 
 __all__ = ["bench"]
 
@@ -36,8 +40,14 @@ class BenchArguments:
     """Arithmetic; fp32 by default, or as the table."""
     formats: tuple[Literal["contiguous", "channels_last"], ...] = ()
     """Layouts of images and weights in memory; channels_last by default, or as the table."""
-    modes: tuple[Literal["eager", "compiled"], ...] = ("eager",)
-    """With or without torch.compile."""
+    modes: tuple[Literal["eager", "compiled", "fused"], ...] = ()
+    """Layer by layer, the default; with torch.compile; in native code, for inference of ours on a
+    CPU."""
+    engine: Literal["", "auto", "fused", "compile", "eager"] = ""
+    """In place of --modes, as predict and evaluate have it. auto = fused where all NAMES have that
+    form, in fp32 on a CPU that it is for; else eager."""
+    profile: bool = False
+    """Also the time of every part in native code (--engine fused)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1."""
     phases: tuple[Literal["inference", "training"], ...] = ()
@@ -110,6 +120,14 @@ PART_COLUMNS = {
     "miou": "paper's mIoU",
     "miou_multi_scale": "at several scales",
 }
+PROFILE_COLUMNS = {
+    "stage": "stage",
+    "part": "part",
+    "ms": "ms, all threads",
+    "percent": "%",
+    "gflops": "GFLOP",
+    "gflops_per_second": "GFLOP/s a thread",
+}
 OPERATIONS = ("gflops", "backbone", "neck", "rpn", "box_heads", "mask_heads", "head")
 DETECTION_TABLES = ("table3", "v2table6")
 SEGMENTATION_TABLES = ("table4", "v2table7")
@@ -125,8 +143,9 @@ def bench(arguments: list[str]) -> int:
     from convnext.run.loading import pick_device
 
     device = str(pick_device(args.device))
+    modes = _modes(args, device)
     more: dict[str, Any] = {
-        "modes": args.modes,
+        "modes": modes,
         "rounds": args.rounds,
         "seconds": args.seconds,
         "rule": args.count,
@@ -135,6 +154,8 @@ def bench(arguments: list[str]) -> int:
         more["memory_formats"] = args.formats
     if args.phases:
         more["infer"], more["train"] = ("inference" in args.phases, "training" in args.phases)
+    elif "fused" in modes:
+        more["train"] = False
     if args.like:
         config = like(
             args.like,
@@ -160,11 +181,46 @@ def bench(arguments: list[str]) -> int:
         plot_x=args.plot_x,
     )
     shown = [key for key in COLUMNS if any(row.get(key) is not None for row in rows)]
-    return print_table(
+    status = print_table(
         [{COLUMNS[key]: _cell(key, row.get(key)) for key in shown} for row in rows],
         False,
         "network to measure",
     )
+    return _profile(config) if args.profile and not status else status
+
+
+def _modes(args: BenchArguments, device: str) -> tuple[str, ...]:
+    """The modes that the options mean."""
+    if args.modes and args.engine:
+        raise ValueError("--engine stands in place of --modes: give one of the two")
+    modes: tuple[str, ...] = args.modes or ("eager",)
+    if args.engine == "auto":
+        from convnext.run.bench_network import has_fused_form
+        from convnext.run.engines import engine_of_this_machine
+
+        able = device == "cpu" and not {*args.dtypes, *args.phases} - {"fp32", "inference"}
+        able = able and not args.like and all(map(has_fused_form, args.networks))
+        fused = able and engine_of_this_machine().startswith("fused")
+        modes = ("fused",) if fused else ("eager",)
+    elif args.engine:
+        modes = ({"compile": "compiled"}.get(args.engine, args.engine),)
+    if args.profile and modes != ("fused",):
+        raise ValueError("--profile looks into native code: add --engine fused")
+    return modes
+
+
+def _profile(config: "BenchConfig") -> int:
+    """The time of every part, network by network."""
+    from convnext.run.bench_profile import profile_network
+
+    status = 0
+    for name, size in config.networks:
+        for batch, dtype in product(config.batch_sizes, config.dtypes):
+            print(f"\n{name}, {size} px, batch {batch}, {dtype}")
+            rows = profile_network(name, size, batch, dtype)
+            cells = [{PROFILE_COLUMNS[key]: row[key] for key in PROFILE_COLUMNS} for row in rows]
+            status |= print_table(cells, False, "part to measure")
+    return status
 
 
 def _noun(args: BenchArguments) -> str:
@@ -191,9 +247,17 @@ def _bench_parts(args: BenchArguments, noun: str) -> int:
     from convnext.run.bench_parts import PartBench, bench_parts, networks_of
     from convnext.run.loading import pick_device
 
-    if "training" in args.phases or args.plot or args.count != "paper" or args.modes != ("eager",):
+    if (
+        "training" in args.phases
+        or args.plot
+        or args.count != "paper"
+        or args.modes
+        or args.engine
+        or args.profile
+    ):
         raise ValueError(
-            f"of {noun} only --phases inference is timed, without --modes, --plot and --count"
+            f"of {noun} only --phases inference is timed, without --modes, --engine, --profile, "
+            "--plot and --count"
         )
     if max(map(len, (args.sizes, args.batch_sizes, args.formats))) > 1:
         raise ValueError(f"{noun} take one of each: --sizes, --batch-sizes, --formats")

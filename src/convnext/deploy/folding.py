@@ -1,4 +1,4 @@
-"""From a ConvNeXt to the plan and the weights of its fused form, in double precision."""
+"""From a ConvNeXt to the plan and the weights of its fused form."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -6,21 +6,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from convnext.layers.depthwise import DepthwiseConv2d
-from convnext.layers.drop_path import DropPath
-from convnext.layers.grn import GRN
-from convnext.layers.layer_norm import LayerNorm2d
+from convnext.deploy.unchanged import check_unchanged
 from convnext.models.backbone import Stage
-from convnext.models.convnext import NORM_EPS, Block, ConvNeXt, Downsample, Stem
-from convnext.ops.cpu.plan import Plan
+from convnext.models.convnext import Block, ConvNeXt, Downsample, Stem
+from convnext.ops.cpu.plan import MAX_STAGES, Plan
 
 __all__ = ["check_network", "folded_weights", "plan_of"]
 
-MAX_STAGES = 8
-PARTS = {
-    *(nn.ModuleList, nn.Conv2d, nn.Linear, nn.LayerNorm, nn.Identity),
-    *(Stem, Stage, Downsample, Block, DepthwiseConv2d, LayerNorm2d, GRN, DropPath),
-}
+SLICE = 2**19  # elements of a matrix that are converted to fp64 together
 
 
 def check_network(network: nn.Module) -> ConvNeXt:
@@ -49,7 +42,7 @@ def check_network(network: nn.Module) -> ConvNeXt:
             raise ValueError(f"{name} is on {parameter.device}; move the network to the CPU first")
         if parameter.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise ValueError(f"{name} is {parameter.dtype}; convert the network with float() first")
-    _check_parts(network)
+    check_unchanged(network)
     return network
 
 
@@ -69,14 +62,20 @@ def plan_of(network: ConvNeXt) -> Plan:
 
 
 @torch.no_grad()
-def folded_weights(network: ConvNeXt) -> Iterator[Tensor]:
-    """The weights of the plan's slots, one at a time.
+def folded_weights(network: ConvNeXt, *, release: bool = False) -> Iterator[Tensor]:
+    """The weights of the plan's slots, one at a time: matrices and taps in fp32, vectors in fp64.
 
     With W(γ·x + β) + b = (W·diag γ)x + (Wβ + b), what is linear before and after a product goes
-    into its matrix and bias: scale and shift of LayerNorms, layer scale, the shift of GRN.
+    into its matrix and bias: scale and shift of LayerNorms, layer scale, the shift of GRN. Each
+    element of a matrix is multiplied once, so that fp32 rounds it as often as fp64 would.
+
+    Args:
+        network: One that `check_network` accepts.
+        release: Whether each layer's own memory is freed when its weights have been taken; nothing
+            can be computed with the network afterwards.
     """
     stem = cast(Stem, network.stem)
-    yield _double(stem.conv.weight).flatten(1)[:, None]  # N, 1, C·k·k
+    yield _single(stem.conv.weight).flatten(1)[:, None]  # N, 1, C·k·k
     yield _double(stem.conv.bias)
     if stem.norm is not None:
         yield _double(stem.norm.weight)
@@ -87,53 +86,47 @@ def folded_weights(network: ConvNeXt) -> Iterator[Tensor]:
             yield from _downsample(cast(Downsample, stage.downsample))
         for block in stage.blocks:
             yield from _block(cast(Block, block))
+            if release:
+                block.to("meta")
 
 
 def _downsample(part: Downsample) -> Iterator[Tensor]:
-    weight = _double(part.conv.weight)
-    shift = torch.einsum("nchw,c->n", weight, _double(part.norm.bias))
-    weight = weight * _double(part.norm.weight)[:, None, None]
-    yield weight.permute(0, 2, 3, 1).flatten(1, 2)  # N, 4, C
-    yield _double(part.conv.bias) + shift
+    weight = _single(part.conv.weight).permute(0, 2, 3, 1).flatten(1, 2)  # N, 4, C
+    yield weight * _single(part.norm.weight)
+    shift = _product(weight.flatten(0, 1), part.norm.bias)  # of each place of the kernel
+    yield _double(part.conv.bias) + shift.view(-1, 4).sum(1)
 
 
 def _block(block: Block) -> Iterator[Tensor]:
     dwconv = cast(nn.Conv2d, block.dwconv)
-    yield _double(dwconv.weight).flatten(1).t()  # 49, C
+    yield _single(dwconv.weight).flatten(1).t()  # 49, C
     yield _double(dwconv.bias)
-    weight = _double(block.pwconv1.weight)
-    yield (weight * _double(block.norm.weight))[:, None]
-    yield _double(block.pwconv1.bias) + weight @ _double(block.norm.bias)
-    weight, bias = _double(block.pwconv2.weight), _double(block.pwconv2.bias)
+    weight = _single(block.pwconv1.weight)
+    yield (weight * _single(block.norm.weight))[:, None]
+    yield _double(block.pwconv1.bias) + _product(weight, block.norm.bias)
+    weight, bias = _single(block.pwconv2.weight), _double(block.pwconv2.bias)
     if block.grn is not None:
         yield _double(block.grn.gamma)
-        bias = bias + weight @ _double(block.grn.beta)
+        bias = bias + _product(weight, block.grn.beta)
     if block.gamma is not None:
-        gamma = _double(block.gamma)
-        weight, bias = weight * gamma[:, None], bias * gamma
+        weight, bias = weight * _single(block.gamma)[:, None], bias * _double(block.gamma)
     yield weight[:, None]
     yield bias
+
+
+def _product(weight: Tensor, vector: Tensor | None) -> Tensor:
+    """W v in fp64; of the matrix only some rows at a time, which stay in the cache."""
+    right = _double(vector)
+    rows = max(1, SLICE // weight.shape[1])
+    starts = range(0, len(weight), rows)
+    return torch.cat([weight[i : i + rows].double() @ right for i in starts])
+
+
+def _single(parameter: Tensor | None) -> Tensor:
+    assert parameter is not None
+    return parameter.detach().float()
 
 
 def _double(parameter: Tensor | None) -> Tensor:
     assert parameter is not None
     return parameter.detach().double()
-
-
-def _check_parts(network: ConvNeXt) -> None:
-    """Refuse a trunk of which a part was replaced, pruned, quantised or hooked."""
-    for name, module in network.named_modules():
-        if name.startswith(("norm", "head")):
-            continue  # these are kept as they are
-        if name and type(module) not in PARTS:
-            raise ValueError(
-                f"{name} is a {type(module).__name__} and no longer the layer that a ConvNeXt has; "
-                "optimize folds the original layers only"
-            )
-        if module._forward_hooks or module._forward_pre_hooks:
-            raise ValueError(
-                f"{name or 'the network'} has a forward hook, which the fused form would not call; "
-                "remove it first (of torch.nn.utils.prune with prune.remove)"
-            )
-        if isinstance(module, nn.LayerNorm | LayerNorm2d) and module.eps != NORM_EPS:
-            raise ValueError(f"{name} has eps {module.eps}; the fused form has {NORM_EPS}")

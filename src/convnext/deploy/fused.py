@@ -1,25 +1,38 @@
 """`optimize`: a trained ConvNeXt as a module for inference on a CPU, its weights packed once."""
 
 import copy
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
 
+from convnext.deploy.calibration import QuantisationReport, calibrate
 from convnext.deploy.folding import check_network, folded_weights, plan_of
+from convnext.deploy.quantised import BlockRanges, quantised_weights
 from convnext.models.backbone import Backbone
 from convnext.models.convnext import NORM_EPS, ConvNeXt, ConvNeXtConfig
 from convnext.ops.cpu.features import choose, runs
 from convnext.ops.cpu.fused import fused_convnext, network_numbers
 from convnext.ops.cpu.kernel_sets import KernelSet, Precision, kernel_set
-from convnext.ops.cpu.packing import ALIGNMENT, check, pack, unpack
+from convnext.ops.cpu.packing import ALIGNMENT, check, offsets, pack, unpack
 from convnext.ops.cpu.plan import Plan
 
 __all__ = ["FusedConvNeXt", "optimize"]
 
+logger = logging.getLogger(__name__)
 
-def optimize(model: nn.Module, dtype: Precision | Literal["auto"] = "auto") -> "FusedConvNeXt":
+
+def optimize(
+    model: nn.Module,
+    dtype: Precision | Literal["int8", "auto"] = "auto",
+    *,
+    calibration: Iterable[Tensor] | None = None,
+    max_error: float = 0.05,
+    release: bool = False,
+) -> "FusedConvNeXt":
     """Make a network for inference on this CPU: one call of native code from image to pooled map.
 
     The result answers as the network does, in fp32, through `forward`, `forward_features`,
@@ -29,14 +42,62 @@ def optimize(model: nn.Module, dtype: Precision | Literal["auto"] = "auto") -> "
     Args:
         model: A ConvNeXt V1, V2 or isotropic network in evaluation mode, on the CPU; any classes,
             channels, stem and ``features_only``.
-        dtype: Precision of the matrix products; all else is fp32 always. "fp32"; "bf16"; "auto":
-            bf16 where this CPU computes faster in it, else fp32.
+        dtype: Precision of the matrix products; all else is fp32, but for bf16 and int8 on AMX:
+            there the maps between blocks are bf16 too, and GELU errs by up to 6e-4. "fp32"; "bf16";
+            "auto": bf16 where this CPU computes faster in it, else fp32; "int8": 8-bit integers in
+            the pointwise layers of those blocks that they harm least, bf16 or fp32 elsewhere (on a
+            CPU without AVX512-VNNI the same arithmetic in plain PyTorch, which is slow).
+        calibration: For "int8": batches of images (N, C, H, W), normalised as the network takes
+            them, such as it will see: 100 or more for the ranges of values.
+        max_error: For "int8": how far the logits of calibration images may change, root mean square
+            relative to their spread over the classes. `FusedConvNeXt.quantisation` says how far
+            they do, and what each block adds.
+        release: Whether to free the blocks' own memory as they are packed, for networks of which
+            two do not fit: nothing can be computed with ``model`` afterwards.
 
     Raises:
-        ValueError: The network has no fused form, or the CPU no kernels for this precision.
+        ValueError: The network has no fused form, the CPU no kernels for this precision, or
+            calibration images are missing or useless.
     """
+    if isinstance(model, FusedConvNeXt):
+        raise ValueError(
+            f"the network is already optimized, for {model.kernels.name}; optimize the original to "
+            "change that"
+        )
     network = check_network(model)
-    return FusedConvNeXt(network, choose(dtype).kernels)
+    if dtype != "int8":
+        if calibration is not None:
+            raise ValueError(f"dtype={dtype!r} needs no calibration images, only 'int8' does")
+        return FusedConvNeXt(network, choose(dtype).kernels, release=release)
+    if calibration is None:
+        raise ValueError("dtype='int8' needs calibration=, batches of normalised images")
+    if not max_error >= 0:
+        raise ValueError(f"max_error={max_error} must be at least 0 (0 quantises no block)")
+    return _quantise(network, calibration, max_error, release)
+
+
+def _quantise(
+    network: ConvNeXt, calibration: Iterable[Tensor], max_error: float, release: bool
+) -> "FusedConvNeXt":
+    features = network.config.features_only
+    tail = (
+        nn.Identity()
+        if features
+        else nn.Sequential(copy.deepcopy(network.norm), copy.deepcopy(network.head)).float()
+    )
+    ranges, report = calibrate(
+        plan_of(network),
+        folded_weights(network),
+        map(network._checked, calibration),
+        eps=NORM_EPS,
+        answer=cast(Callable[[Tensor], Tensor], tail),
+        classes=not features and network.config.num_classes > 1,
+        max_error=max_error,
+    )
+    logger.info("quantised: %s", report)
+    fused = FusedConvNeXt(network, choose("int8").kernels, ranges, release=release)
+    fused.quantisation = report
+    return fused
 
 
 class FusedConvNeXt(Backbone):
@@ -49,17 +110,35 @@ class FusedConvNeXt(Backbone):
     Args:
         network: One that `check_network` accepts.
         kernels: Who reads the weights.
+        ranges: For each block how its operands are quantised; None: the block is not. By
+            default none is.
+        release: Whether the network gives up the memory of its blocks as they are packed.
+
+    Attributes:
+        quantisation: What was measured when blocks were quantised; None if that was not done here.
     """
 
     packed: Tensor
+    quantisation: QuantisationReport | None = None
 
-    def __init__(self, network: ConvNeXt, kernels: KernelSet) -> None:
+    def __init__(
+        self,
+        network: ConvNeXt,
+        kernels: KernelSet,
+        ranges: Sequence[BlockRanges | None] | None = None,
+        *,
+        release: bool = False,
+    ) -> None:
         super().__init__()
         self.config: ConvNeXtConfig = network.config
         self._plan = plan_of(network)
+        weights = folded_weights(network, release=release)
+        if ranges is not None and any(ranges):
+            flags = tuple(found is not None for found in ranges)
+            self._plan = replace(self._plan, quantised=flags)
+            weights = quantised_weights(self._plan, weights, ranges)
         self._numbers = network_numbers(self._plan, kernels)
-        weights = pack(self._plan, folded_weights(network), kernels)
-        self.register_buffer("packed", weights)
+        self.register_buffer("packed", pack(self._plan, weights, kernels))
         if not self.config.features_only:
             self.norm = copy.deepcopy(network.norm).float()
             self.head = copy.deepcopy(network.head).float()
@@ -117,6 +196,16 @@ class FusedConvNeXt(Backbone):
             self._refuse("be trained")
         return self
 
+    def requires_grad_(self, requires_grad: bool = True) -> "FusedConvNeXt":
+        """Stay without gradients.
+
+        Raises:
+            ValueError: Gradients are asked for.
+        """
+        if requires_grad:
+            self._refuse("be trained")
+        return super().requires_grad_(False)
+
     def reset_classifier(self, num_classes: int, head_init_scale: float = 1.0) -> None:
         """Refused: an optimized network is not for training."""
         self._refuse("get a new head")
@@ -140,23 +229,39 @@ class FusedConvNeXt(Backbone):
         return self
 
     def get_extra_state(self) -> Tensor:
-        """The number of the kernels that the weights are packed for."""
-        return torch.tensor(self._numbers[0])
+        """The number of the kernels that the weights are packed for; then, if some are, which
+        blocks are quantised.
+        """
+        return torch.tensor([self._numbers[0], *map(int, self._plan.quantised)])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing is left to do: loading has packed the weights for the kernels in use."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        key, number = f"{prefix}packed", state_dict.get(f"{prefix}_extra_state")
-        if number is not None and key in state_dict:
-            theirs = kernel_set(int(number))
-            weights = _converted(self._plan, state_dict[key], theirs, self.kernels)
+        key, extra = f"{prefix}packed", state_dict.get(f"{prefix}_extra_state")
+        if extra is None and key in state_dict:
+            raise ValueError(
+                f"{key} comes without {prefix}_extra_state, which says for which kernels it is "
+                "packed; load a whole state_dict() of an optimized network"
+            )
+        if extra is not None and key in state_dict:
+            number, *flags = (int(value) for value in extra.flatten())
+            theirs = kernel_set(number)
+            plan = replace(self._plan, quantised=tuple(map(bool, flags)))
+            check(plan, state_dict[key], theirs)  # before anything is changed
+            ours = self.kernels
+            if plan != self._plan:  # other blocks are quantised there
+                ours = _kernels_here(ours, plan)
+                self._plan, self._numbers = plan, network_numbers(plan, ours)
+                self.packed = self.packed.new_empty(offsets(plan, ours)[-1])
+                self.quantisation = None
+            weights = _converted(plan, state_dict[key], theirs, ours)
             state_dict = {**state_dict, key: weights}
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         super().__setstate__(dict(state))  # type: ignore[no-untyped-call]
-        packed_for, here = self.kernels, _kernels_here(self.kernels)
+        packed_for, here = self.kernels, _kernels_here(self.kernels, self._plan)
         self.packed = _converted(self._plan, self.packed, packed_for, here)
         self._numbers = network_numbers(self._plan, here)
 
@@ -169,11 +274,12 @@ def _converted(plan: Plan, weights: Tensor, old: KernelSet, new: KernelSet) -> T
     return weights.clone() if weights.data_ptr() % ALIGNMENT else weights
 
 
-def _kernels_here(wanted: KernelSet) -> KernelSet:
+def _kernels_here(wanted: KernelSet, plan: Plan) -> KernelSet:
     """These kernels if they run here, else the best of their precision, else the best of fp32."""
-    if runs(wanted):
+    quantised = any(plan.quantised)
+    if runs(wanted) and (wanted.int8 is not None) >= quantised:
         return wanted
     try:
-        return choose(wanted.precision).kernels
+        return choose("int8" if quantised else wanted.precision).kernels
     except ValueError:
         return choose("fp32").kernels

@@ -49,7 +49,7 @@ class BenchConfig:
         batch_sizes: Images a batch.
         dtypes: Arithmetic.
         memory_formats: Layouts of images and weights.
-        modes: "eager", "compiled".
+        modes: "eager", "compiled", "fused".
         device: "cpu", "cuda", ...
         infer: Whether inference is timed.
         train: Whether training is timed, and its peak memory measured.
@@ -81,6 +81,10 @@ class BenchConfig:
             raise ValueError("batch sizes and rounds must be at least 1, seconds above 0")
         if self.rule not in RULES:
             raise ValueError(f"unknown rule {self.rule!r}; known: {', '.join(RULES)}")
+        if "fused" in self.modes and (self.train or self.device != "cpu"):
+            raise ValueError(
+                "native code is for inference on CPUs: --phases inference --device cpu"
+            )
         if "tf32" in self.dtypes and not self.device.startswith("cuda"):
             raise ValueError("tf32 is arithmetic of CUDA devices; take fp32 or bf16 on this one")
 

@@ -9,16 +9,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from convnext.deploy.fused import FusedConvNeXt, optimize
 from convnext.evaluate.cost import peak_memory
 from convnext.models.backbone import Backbone
+from convnext.models.convnext import ConvNeXtConfig
 from convnext.models.large_kernel import merge
-from convnext.models.registry import build_model, is_model, list_models, unknown
+from convnext.models.registry import (
+    build_model,
+    is_model,
+    list_models,
+    model_config,
+    unknown,
+)
+from convnext.ops.cpu.features import choose
+from convnext.ops.cpu.kernel_sets import PLAIN
 
-__all__ = ["DTYPES", "Cell", "Dtype", "Format", "Mode", "build", "inference", "tf32", "training"]
+__all__ = [
+    "DTYPES",
+    "Cell",
+    "Dtype",
+    "Format",
+    "Mode",
+    "build",
+    "fused",
+    "has_fused_form",
+    "inference",
+    "tf32",
+    "training",
+]
 
 Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
 Format = Literal["contiguous", "channels_last"]
-Mode = Literal["eager", "compiled"]
+Mode = Literal["eager", "compiled", "fused"]
 DTYPES = {
     "fp32": torch.float32,
     "tf32": torch.float32,
@@ -39,7 +61,7 @@ class Cell:
         batch_size: Images a batch.
         dtype: Arithmetic: of weights and images in inference, of autocast in training.
         memory_format: Layout of images and weights.
-        mode: Whether `torch.compile` is used.
+        mode: "compiled" by `torch.compile`, or "fused" native code, of ours for inference only.
         device: "cpu", "cuda", ...
     """
 
@@ -132,12 +154,36 @@ def _ready(cell: Cell, *, train: bool) -> tuple[nn.Module, Tensor]:
     to: Any = {"device": cell.device}
     if cell.memory_format == "channels_last":
         to["memory_format"] = torch.channels_last
+    if cell.mode == "fused":
+        return fused(model, cell.dtype), images.to(**to)
     if not train:
         to["dtype"] = DTYPES[cell.dtype]
     model, images = model.to(**to), images.to(**to)
     if cell.mode == "compiled":
         model.compile()
     return model, images
+
+
+def has_fused_form(network: str) -> bool:
+    """Whether native code can run this network."""
+    if not is_model(network):
+        return False
+    config = model_config(network)
+    return isinstance(config, ConvNeXtConfig) and config.plain
+
+
+def fused(model: nn.Module, dtype: Dtype) -> FusedConvNeXt:
+    """A network of ours in native code of this precision.
+
+    Raises:
+        ValueError: It has no fused form, or there is no native code for this precision here.
+    """
+    if dtype not in ("fp32", "bf16"):
+        raise ValueError(f"native code computes in fp32 and bf16, not in {dtype}")
+    network = optimize(model.eval(), dtype)
+    if network.kernels is PLAIN:
+        raise ValueError(f"no native kernels to measure: {choose(dtype).reason}")
+    return network
 
 
 @contextmanager

@@ -24,7 +24,9 @@ from convnext.evaluate.result import ClassificationResult
 from convnext.recipes.recipe import Recipe
 from convnext.report.data import ReportData
 from convnext.report.html import write_report
+from convnext.run.calibrating import accuracy_drop, calibration_images, check_calibration
 from convnext.run.conclusion import COST_BATCH, summary_line
+from convnext.run.engines import Engine, Running, running
 from convnext.run.examples import examples
 from convnext.run.folder import RunFolder, command_line, say_line, versions, write_text
 from convnext.run.loading import Loaded, data_config, load_network, pick_device
@@ -45,6 +47,8 @@ def evaluate(
     batch_size: int = 64,
     workers: int = -1,
     device: str = "auto",
+    engine: Engine = "auto",
+    calibrate: Path | None = None,
     say: Callable[[str], None] = say_line,
 ) -> ClassificationResult:
     """Score what `target` names, print a table, and write `evaluation.json` and `report.html`.
@@ -58,24 +62,29 @@ def evaluate(
         batch_size: Images a batch.
         workers: Processes that read images, -1 = fit for this machine.
         device: "auto", "cpu", "cuda", ...
+        engine: What computes the scores, see `engines.running`; "int8" is compared with fp32.
+        calibrate: A folder of images for the engine "int8".
         say: Where the table goes.
 
     Raises:
-        ValueError: The classes of weights and data differ, or there is no such split.
+        ValueError: The classes of weights and data differ, there is no such split, or the
+            engine cannot run the network.
         OSError: Something cannot be read or written.
     """
+    check_calibration(engine, calibrate)
     chosen = pick_device(device)
     loaded = load_network(target, chosen)
     source, config, name = _open(loaded, data, split, workers)
     dataset = eval_dataset(source, config)
     batches = EvalBatches(dataset, batch_size=batch_size, workers=num_workers(workers))
     network = loaded.network
-
-    def logits(batch: dict[str, Any]) -> Tensor:
-        scores: Tensor = network(batch["image"])
-        return scores
-
-    result = score(logits, batches, loaded.labels, chosen, title=f"scoring {name}")
+    engine_run = running(network, engine, calibration_images(loaded, calibrate, workers))
+    result = _score(engine_run, batches, loaded, f"scoring {name}")
+    facts = {"engine": f"{engine_run.engine} ({engine_run.reason})"}
+    if engine == "int8":
+        exact = _score(running(network), batches, loaded, f"scoring {name} in fp32")
+        facts |= accuracy_drop(exact, result, engine_run.report, say)
+    del engine_run  # and its packed weights: what follows needs the network itself
     say(class_table(result))
     say(summary_line(name, result))
     say(calibration_line(result))
@@ -91,7 +100,12 @@ def evaluate(
             split={"val": "validation", "all": "all images"}.get(name, name),
             mistakes=examples(result.worst, dataset, network, loaded.labels, chosen),
             correct=examples(result.correct, dataset, network, loaded.labels, chosen),
-            facts={"weights": target, "data": config.path, "images": f"{len(source):,}"},
+            facts={
+                "weights": target,
+                "data": config.path,
+                "images": f"{len(source):,}",
+                **facts,
+            },
             command=command_line(),
             cost=measure_cost(loaded.network, shape, batch_size=COST_BATCH, seconds=1.0).to_json(),
             versions=versions(),
@@ -101,6 +115,14 @@ def evaluate(
     say(f"scores: {out / 'evaluation.json'}")
     say(f"report: {out / 'report.html'}")
     return result
+
+
+def _score(run: Running, batches: EvalBatches, loaded: Loaded, title: str) -> ClassificationResult:
+    def logits(batch: dict[str, Any]) -> Tensor:
+        return run.logits(batch["image"])
+
+    device = next(loaded.network.parameters()).device
+    return score(logits, batches, loaded.labels, device, title=title)
 
 
 def _open(loaded: Loaded, data: str, split: Split, workers: int) -> tuple[Source, DataConfig, str]:

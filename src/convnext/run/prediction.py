@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from convnext.data import FileBatches, eval_transform, iter_files, num_workers
 from convnext.data.files import Unreadable
 from convnext.evaluate.cam import grad_cam, overlay, seen_image
+from convnext.run.calibrating import calibration_images, check_calibration
+from convnext.run.engines import WORTHWHILE, Engine, running
 from convnext.run.folder import say_line
 from convnext.run.loading import Loaded, data_config, load_network, pick_device
 from convnext.run.scoring import progress
@@ -64,6 +67,8 @@ def predict(
     batch_size: int = 64,
     workers: int = -1,
     device: str = "auto",
+    engine: Engine = "auto",
+    calibrate: Path | None = None,
     say: Callable[[str], None] = say_line,
 ) -> Predicted:
     """Classify images; unreadable files are named at the end and the others done.
@@ -78,26 +83,29 @@ def predict(
         batch_size: Images a batch.
         workers: Processes that read images, -1 = fit for this machine.
         device: "auto", "cpu", "cuda", ...
+        engine: What computes the answers, see `engines.running`.
+        calibrate: A folder of images for the engine "int8".
         say: Where answers (without `csv` and `json`) and messages go.
 
     Raises:
-        ValueError: A path does not exist, there is no image in it, or the target is no classifier.
+        ValueError: A path does not exist, there is no image in it, or the target is no classifier,
+            or the engine cannot run it.
         OSError: Something cannot be read or written.
     """
-    if topk < 1:
-        raise ValueError(f"topk is {topk}; it must be at least 1")
-    if not paths:
-        raise ValueError("no images: name files or folders after the weights")
-    files = iter_files(paths)  # a path that does not exist is named before anything is loaded
-    loaded = load_network(target, pick_device(device))
-    config = data_config(
-        loaded.preprocessing, loaded.network.config.in_chans, path="", workers=workers
-    )
+    rest = _files(paths, topk)  # a path that does not exist is named before anything is loaded
+    few = list(islice(rest, WORTHWHILE))
+    check_calibration(engine, calibrate)
+    chosen = pick_device(device)
+    loaded = load_network(target, chosen)
+    images_seen = calibration_images(loaded, calibrate, workers)
+    run = running(loaded.network, engine, images_seen, images=len(few), release=cam is None)
+    channels = loaded.network.config.in_chans
+    config = data_config(loaded.preprocessing, channels, path="", workers=workers)
     batches = FileBatches(
-        files,
+        chain(few, rest),
         eval_transform(config),
         batch_size=batch_size,
-        channels=config.in_chans,
+        channels=channels,
         workers=num_workers(workers),
     )
     with ExitStack() as stack:
@@ -106,11 +114,14 @@ def predict(
             sinks.append(CsvSink(stack.enter_context(whole_file(csv)), loaded, topk))
         if json is not None:
             sinks.append(JsonSink(stack.enter_context(whole_file(json))))
-        if not sinks:
-            sinks.append(Lines(say))
+        sinks = sinks or [Lines(say)]
         num_images = 0
         for batch in progress(batches, "predicting"):
-            for answer in _answers(loaded, batch["image"], batch["name"], topk, num_images, cam):
+            images: Tensor = batch["image"].to(chosen, memory_format=torch.channels_last)
+            probabilities = _probabilities(run.logits, images)
+            if cam is not None:
+                _write_cams(loaded, images, batch["name"], probabilities.argmax(1), num_images, cam)
+            for answer in _answers(loaded, probabilities, batch["name"], topk):
                 num_images += 1
                 for sink in sinks:
                     sink(answer)
@@ -128,16 +139,24 @@ def predict(
     return Predicted(num_images, tuple(batches.unreadable))
 
 
+def _files(paths: Sequence[Path], topk: int) -> Iterator[str]:
+    if topk < 1:
+        raise ValueError(f"topk is {topk}; it must be at least 1")
+    if not paths:
+        raise ValueError("no images: name files or folders after the weights")
+    return iter_files(paths)
+
+
+@torch.inference_mode()
+def _probabilities(logits: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Of each image for each class, (N, K), on the CPU."""
+    return logits(images).float().softmax(dim=1).cpu()
+
+
 def _answers(
-    loaded: Loaded, images: Tensor, names: Sequence[str], topk: int, start: int, cam: Path | None
+    loaded: Loaded, probabilities: Tensor, names: Sequence[str], topk: int
 ) -> Iterator[Answer]:
-    device = next(loaded.network.parameters()).device
-    images = images.to(device, memory_format=torch.channels_last)
-    with torch.inference_mode():
-        probabilities = loaded.network(images).float().softmax(dim=1).cpu()  # (N, K)
     values, classes = probabilities.topk(min(topk, probabilities.shape[1]), dim=1)
-    if cam is not None:
-        _write_cams(loaded, images, names, classes[:, 0], start, cam)
     for name, row, chosen in zip(names, values.tolist(), classes.tolist(), strict=True):
         labels = [loaded.labels[k] for k in chosen]
         found = [

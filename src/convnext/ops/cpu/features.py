@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from convnext.ops.cpu.kernel_sets import KERNEL_SETS, PLAIN, Feature, KernelSet, Precision
 from convnext.ops.cpu.library import UnavailableError, library
+from convnext.ops.dispatch import use_reference
 
 __all__ = ["VARIABLE", "Choice", "available", "choose", "runs"]
 
@@ -46,6 +47,8 @@ def available(cap: str | None = None) -> Feature:
     """
     source = VARIABLE if cap is None else "cap"
     cap = os.environ.get(VARIABLE, "") if cap is None else cap
+    if use_reference():
+        raise UnavailableError("the published operators were asked for")
     if cap == "off":
         raise UnavailableError(f"{VARIABLE}=off")
     if cap and cap not in CAPS:
@@ -56,21 +59,23 @@ def available(cap: str | None = None) -> Feature:
     return found
 
 
-def choose(dtype: Precision | Literal["auto"] = "auto", cap: str | None = None) -> Choice:
+def choose(dtype: Precision | Literal["int8", "auto"] = "auto", cap: str | None = None) -> Choice:
     """The fastest set of kernels for a precision.
 
     Args:
-        dtype: "fp32"; "bf16"; or "auto": bf16 where the CPU computes faster in it, else fp32.
+        dtype: "fp32"; "bf16"; "int8", for quantised networks; or "auto": bf16 where the CPU
+            computes faster in it, else fp32.
         cap: A value of ``CONVNEXT_CPU``, in place of the variable's.
 
     Returns:
-        The choice; plain PyTorch where no native code can run.
+        The choice; plain PyTorch where no native code can run, for "int8" also where the CPU has
+        no products of 8-bit integers.
 
     Raises:
         ValueError: The CPU has no kernels for bf16, or the precision or the cap is unknown.
     """
-    if dtype not in ("auto", "fp32", "bf16"):
-        raise ValueError(f"dtype={dtype!r} is unknown; choose one of: auto, fp32, bf16")
+    if dtype not in ("auto", "fp32", "bf16", "int8"):
+        raise ValueError(f"dtype={dtype!r} is unknown; choose one of: auto, fp32, bf16, int8")
     try:
         features = available(cap)
     except UnavailableError as why:
@@ -79,7 +84,15 @@ def choose(dtype: Precision | Literal["auto"] = "auto", cap: str | None = None) 
                 f"dtype='bf16' needs native kernels: {why}; take 'auto' or 'fp32'"
             ) from None
         return Choice(PLAIN, str(why))
-    sets = [k for k in KERNEL_SETS[1:] if k.needs & features == k.needs]
+    sets = [
+        k
+        for k in KERNEL_SETS[1:]
+        if k.needs & features == k.needs and (k.int8 is not None) == (dtype == "int8")
+    ]
+    if dtype == "int8":
+        if not sets:
+            return Choice(PLAIN, f"no AVX512-VNNI or AMX-INT8 on this CPU ({_words(features)})")
+        return Choice(sets[-1], f"fastest int8 kernels that this CPU runs ({_words(features)})")
     if dtype == "auto":
         slow = not features & Feature.AMX_BF16 and not bf16_is_full_rate()
         sets = [k for k in sets if not (slow and k.precision == "bf16")]

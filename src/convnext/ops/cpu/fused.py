@@ -7,7 +7,7 @@ from torch import Tensor
 
 from convnext.ops.cpu.features import runs
 from convnext.ops.cpu.kernel_sets import KernelSet, kernel_set
-from convnext.ops.cpu.library import UnavailableError, library
+from convnext.ops.cpu.library import PARTS, UnavailableError, library
 from convnext.ops.cpu.packing import ALIGNMENT, check, offsets, unpack
 from convnext.ops.cpu.plan import Plan
 from convnext.ops.cpu.reference import reference
@@ -38,11 +38,12 @@ def fused_convnext(
         In the order of `wanted`: maps (N, C_i, H_i, W_i), channels last in memory, or (N, C); fp32.
 
     Raises:
-        ValueError: Weights or image do not fit the network.
+        ValueError: There is no such network or output, or weights or images do not fit it.
     """
-    kernels, plan = kernel_set(network[0]), Plan.from_ints(network[1:])
-    if x.ndim != 4 or x.shape[1] != plan.in_chans:
-        raise ValueError(f"input of shape {tuple(x.shape)}; expected (N, {plan.in_chans}, H, W)")
+    kernels, plan = _read(network)
+    _check_images(x, plan)
+    if len(set(wanted)) < len(wanted):
+        raise ValueError(f"wanted={list(wanted)} has an output twice")
     out = [_empty(x, plan, i) for i in wanted]
     check(plan, weights, kernels)
     x = x.float()
@@ -62,20 +63,23 @@ def fused_convnext(
 def _(
     x: Tensor, weights: Tensor, network: Sequence[int], wanted: Sequence[int], eps: float
 ) -> list[Tensor]:
-    return [_empty(x, Plan.from_ints(network[1:]), i) for i in wanted]
+    plan = _read(network)[1]
+    return [_empty(x, plan, i) for i in wanted]
 
 
 def profile(x: Tensor, weights: Tensor, network: Sequence[int], eps: float) -> list[list[float]]:
     """Seconds of each part (`library.PARTS`) in each stage, summed over the threads.
 
     Raises:
+        ValueError: There is no such network, or weights or images do not fit it.
         UnavailableError: No native code runs here.
     """
-    kernels, plan = kernel_set(network[0]), Plan.from_ints(network[1:])
+    kernels, plan = _read(network)
+    _check_images(x, plan)
     if not runs(kernels):
         raise UnavailableError(f"the kernels {kernels.name} are not native to this CPU")
     check(plan, weights, kernels)
-    seconds = torch.zeros(len(plan.dims), 6, dtype=torch.float64)
+    seconds = torch.zeros(len(plan.dims), len(PARTS), dtype=torch.float64)
     pooled = _empty(x, plan, len(plan.dims))
     places: list[Tensor | None] = [None] * len(plan.dims) + [pooled]
     _run(plan, kernels, x.float(), weights, places, eps, seconds)
@@ -99,8 +103,28 @@ def _run(
     library().run(plan, kernels, x, addresses, places, eps, seconds)
 
 
+def _read(network: Sequence[int]) -> tuple[KernelSet, Plan]:
+    """Undo `network_numbers`."""
+    if not network:
+        raise ValueError("network=[] names no kernels, see network_numbers")
+    return kernel_set(network[0]), Plan.from_ints(network[1:])
+
+
+def _check_images(x: Tensor, plan: Plan) -> None:
+    """Networks check that too, but not where they are compiled or exported."""
+    smallest = plan.stem_stride * 2 ** (len(plan.dims) - 1)
+    fits = x.ndim == 4 and x.shape[1] == plan.in_chans
+    if not fits or min(plan.sizes(x.shape[2], x.shape[3])[-1]) < 1:
+        raise ValueError(
+            f"input of shape {tuple(x.shape)} does not fit: expected (N, {plan.in_chans}, H, W) "
+            f"with H and W at least {smallest}"
+        )
+
+
 def _empty(x: Tensor, plan: Plan, index: int) -> Tensor:
     """The place of an output."""
+    if not 0 <= index <= len(plan.dims):
+        raise ValueError(f"output {index} is not in 0..{len(plan.dims)}")
     n = x.shape[0]
     if index == len(plan.dims):
         return x.new_empty((n, plan.dims[-1]), dtype=torch.float32)

@@ -1,7 +1,8 @@
 """The sets of kernels, and the form in which each wants the matrices.
 
 A product Y = X · Wᵀ reads W in panels of columns that fill some vector registers, and along its
-inner dimension in groups that fill a 32-bit word: [N / panel][K / group][panel][group].
+inner dimension in groups that fill a 32-bit word: [N / panel][K / group][panel][group]. Sets that
+also multiply 8-bit integers want the matrices of quantised blocks in a second layout.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Literal
 
 import torch
 
-__all__ = ["KERNEL_SETS", "PLAIN", "Feature", "KernelSet", "Precision", "kernel_set"]
+__all__ = ["KERNEL_SETS", "PLAIN", "Feature", "KernelSet", "Layout", "Precision", "kernel_set"]
 
 Precision = Literal["fp32", "bf16"]
 
@@ -28,29 +29,42 @@ class Feature(IntFlag):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KernelSet:
-    """One set of kernels.
+class Layout:
+    """How a matrix lies in memory.
+
+    Attributes:
+        group: Elements of a 32-bit word.
+        panel: Columns of a panel; the outputs of every matrix are padded to it.
+        k_unit: Inner dimensions are padded to a multiple of it.
+        half: Columns of a tile of AMX, whose panels lie as
+            [K / k_unit][2 halves][16][16][group]; else 0.
+    """
+
+    group: int
+    panel: int
+    k_unit: int
+    half: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSet(Layout):
+    """One set of kernels; the layout is that of its matrices of floating-point numbers.
 
     Attributes:
         name: As users and logs see it.
         number: As `convnext_kernels` in `native/api.h` counts; negative: no native code.
-        precision: Of the matrices; vectors, sums, norms and GELU are always fp32.
-        group: Elements of a 32-bit word.
-        panel: Columns of a panel; the outputs of every matrix are padded to it.
+        precision: Of the matrices; vectors are always fp32, and so are sums, norms and GELU while
+            they are computed. On AMX the maps between blocks are bf16, and GELU as exact as that.
         unit: Channels of a map are padded to a multiple of it.
-        k_unit: Inner dimensions are padded to a multiple of it.
-        half: Columns of a tile of AMX, whose panels lie as [K / 32][2 halves][16][16][2]; else 0.
+        int8: How the matrices of quantised blocks lie; None: there can be no such blocks.
         needs: What the CPU must be able to do.
     """
 
     name: str
     number: int
     precision: Precision
-    group: int
-    panel: int
     unit: int
-    k_unit: int
-    half: int = 0
+    int8: Layout | None = None
     needs: Feature
 
     @property
@@ -61,10 +75,18 @@ class KernelSet:
 
 # Without padding a packed matrix is the matrix itself: what runs where no native code does.
 PLAIN = KernelSet(
-    name="plain", number=-1, precision="fp32", group=1, panel=1, unit=1, k_unit=1, needs=Feature(0)
+    name="plain",
+    number=-1,
+    precision="fp32",
+    group=1,
+    panel=1,
+    unit=1,
+    k_unit=1,
+    int8=Layout(group=1, panel=1, k_unit=1),
+    needs=Feature(0),
 )
 _AVX512_BF16 = Feature.AVX512 | Feature.AVX512_BF16
-# From the least to the most able.
+# From the least to the most able; those for quantised networks last.
 KERNEL_SETS = (
     PLAIN,
     KernelSet(
@@ -107,6 +129,29 @@ KERNEL_SETS = (
         k_unit=32,
         half=16,
         needs=_AVX512_BF16 | Feature.AMX_BF16,
+    ),
+    KernelSet(
+        name="vnni_int8",
+        number=4,
+        precision="fp32",
+        group=1,
+        panel=32,
+        unit=16,
+        k_unit=1,
+        int8=Layout(group=4, panel=32, k_unit=4),
+        needs=Feature.AVX512 | Feature.AVX512_VNNI,
+    ),
+    KernelSet(
+        name="amx_int8",
+        number=5,
+        precision="bf16",
+        group=2,
+        panel=32,
+        unit=32,
+        k_unit=32,
+        half=16,
+        int8=Layout(group=4, panel=32, k_unit=64, half=16),
+        needs=_AVX512_BF16 | Feature.AMX_BF16 | Feature.AMX_INT8,
     ),
 )
 _BY_NUMBER = {kernels.number: kernels for kernels in KERNEL_SETS}

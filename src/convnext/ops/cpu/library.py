@@ -1,28 +1,24 @@
 """The compiled kernels: found where the installation put them, else compiled on first use."""
 
 import ctypes
-import fcntl
-import hashlib
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from convnext.ops.cpu import building
+from convnext.ops.cpu import building, cache
 from convnext.ops.cpu.kernel_sets import Feature, KernelSet
-from convnext.ops.cpu.plan import Plan
+from convnext.ops.cpu.plan import MAX_STAGES, Plan
 
 __all__ = ["Library", "UnavailableError", "library"]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of the interface in native/api.h
-MAX_STAGES = 8
+VERSION = 2  # of the interface in native/api.h
 PARTS = ("stem, downsample", "depthwise", "LayerNorm", "GEMM 1, GELU", "GRN", "GEMM 2, residual")
 
 
@@ -41,6 +37,7 @@ class Call(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("grn", "num_stages")),
         *((name, ctypes.c_int64 * MAX_STAGES) for name in ("depths", "dims")),
         ("eps", ctypes.c_double),
+        ("quantised", ctypes.c_char_p),
     )
 
 
@@ -56,6 +53,8 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if not _is_whole(path):
+            raise OSError(f"{path} is not a whole library")
         native = ctypes.CDLL(str(path), mode=os.RTLD_NOW | os.RTLD_LOCAL)
         try:
             features, self._run = native.convnext_cpu_features, native.convnext_run
@@ -136,6 +135,7 @@ def _call(plan: Plan, kernels: KernelSet, x: Tensor, eps: float) -> Call:
         depths=stages(*plan.depths),
         dims=stages(*plan.dims),
         eps=eps,
+        quantised=bytes(plan.quantised) or None,
         **strides,
         **sizes,
     )
@@ -173,50 +173,78 @@ def find() -> Library:
     if not building.supported():
         raise UnavailableError("they are for x86-64 processors under Linux")
     _share_openmp()
-    key, folder = building.source_key(), cache_dir()
-    installed = building.SOURCES / building.library_name()
-    start = f"kernels-{key}-{building.system_key()}"
-    for path in (installed, *_cached(folder, start)):
-        if path.is_file() and (found := _loadable(path)):
-            return found
-    target = folder / f"{start}-{_compiler_key()}.so"
     try:
-        with _lock(folder):
-            # another process may have been faster
-            if not (target.is_file() and (found := _loadable(target))):
-                if building.compilers():
-                    logger.warning("compiling the native CPU kernels, once: up to a minute or two")
-                building.build(target)
+        # as trusted as the Python files beside it
+        installed = building.SOURCES / building.library_name()
+        if installed.is_file() and (found := _loadable(installed)):
+            return found
+        return _of_this_user()
     except building.BuildError as error:
         raise UnavailableError(str(error)) from None
     except OSError as error:
-        raise UnavailableError(
+        raise UnavailableError(f"{error.filename} cannot be read ({error.strerror})") from None
+
+
+def _of_this_user() -> Library:
+    """From the cache, compiled by a compiler of today, or by any if there is none now.
+
+    Raises:
+        BuildError: There is none there, and none can be compiled.
+    """
+    folder = cache.own_folder()
+    start = f"kernels-{building.source_key()}-{building.system_key()}"
+    compilers = {
+        folder / f"{start}-{building.compiler_key(compiler)}.so": compiler
+        for compiler in building.compilers()
+    }
+    if found := _first(compilers or sorted(folder.glob(f"{start}-*.so"))):
+        return found
+    if not compilers:
+        raise building.no_compiler()
+    try:
+        with cache.locked(folder):
+            return _first(compilers) or _compiled(compilers)  # another process may have been faster
+    except OSError as error:
+        raise building.BuildError(
             f"{folder} cannot be written ({error.strerror}); set CONVNEXT_CACHE to another folder"
         ) from None
-    try:
-        return Library(target)
-    except OSError as error:
-        raise UnavailableError(f"what was compiled does not load: {error}") from None
 
 
-def cache_dir() -> Path:
-    """`native` in `$CONVNEXT_CACHE`, else in `convnext` in the user's cache folder."""
-    if own := os.environ.get("CONVNEXT_CACHE"):
-        return Path(own).expanduser() / "native"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "convnext" / "native"
+def _first(paths: Iterable[Path]) -> Library | None:
+    loadable = (_loadable(path) for path in paths if cache.trusted(path))
+    return next(filter(None, loadable), None)
 
 
-def _cached(folder: Path, start: str) -> list[Path]:
-    """Compiled by the compiler of today, or by any if there is none now."""
-    if not building.compilers():
-        return sorted(folder.glob(f"{start}-*.so"))
-    return [folder / f"{start}-{_compiler_key()}.so"]
+def _compiled(compilers: Mapping[Path, Sequence[str]]) -> Library:
+    """By the first compiler that can, each to its own file."""
+    reasons = []
+    for target, compiler in compilers.items():
+        if known := cache.failure(target):
+            reasons.append(known)
+            continue
+        logger.warning("compiling the native CPU kernels, once: up to half a minute")
+        try:
+            building.build(target, compiler=compiler)
+            return Library(target)
+        except building.CompilerError as error:
+            reasons.append(str(error))
+            cache.remember_failure(target, reasons[-1])
+        except building.BuildError as error:
+            reasons.append(str(error))
+        except OSError as error:
+            reasons.append(f"what was compiled does not load: {error}")
+            cache.remember_failure(target, reasons[-1])
+    raise building.BuildError("; ".join(dict.fromkeys(reasons)))
 
 
-def _compiler_key() -> str:
-    text = "".join(building.version(compiler) for compiler in building.compilers()[:1])
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+def _is_whole(path: Path) -> bool:
+    """Whether a library in ELF has its end: to load one that was cut off kills the process."""
+    with path.open("rb") as file:
+        header = file.read(64)
+    sections = int.from_bytes(header[40:48], "little")  # their table comes last
+    size, number = (int.from_bytes(header[i : i + 2], "little") for i in (58, 60))
+    whole = 0 < sections <= path.stat().st_size - size * number
+    return header.startswith(b"\x7fELF") and whole
 
 
 def _loadable(path: Path) -> Library | None:
@@ -225,15 +253,6 @@ def _loadable(path: Path) -> Library | None:
     except OSError as error:
         logger.info("%s does not load: %s", path, error)
         return None
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock ends with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 class _SymbolInfo(ctypes.Structure):

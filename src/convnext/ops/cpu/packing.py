@@ -2,6 +2,7 @@
 
     [N / panel][K / group][panel][group]               a panel's columns for each group of inputs
     [N / 32][K / 32][2 halves][16 pairs][16 cols][2]   the same as pairs of tiles, for AMX
+    [N / 32][K / 64][2 halves][16 fours][16 cols][4]   tiles of 8-bit integers
 
 All weights of a network lie in one buffer: one argument of the operator instead of hundreds, and
 one stretch of memory that can have large pages.
@@ -9,12 +10,13 @@ one stretch of memory that can have large pages.
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convnext.ops.cpu.kernel_sets import KernelSet
+from convnext.ops.cpu.kernel_sets import KernelSet, Layout
 from convnext.ops.cpu.plan import Plan, Slot
 
 __all__ = ["ALIGNMENT", "check", "offsets", "pack", "unpack"]
@@ -45,17 +47,19 @@ def pack(plan: Plan, weights: Iterable[Tensor], kernels: KernelSet) -> Tensor:
         Bytes: vectors and taps in fp32, matrices in the precision of the kernels.
     """
     starts = offsets(plan, kernels)
-    buffer = torch.zeros(starts[-1], dtype=torch.uint8)
-    for slot, weight, place in zip(
-        plan.slots(), weights, _places(plan, buffer, kernels), strict=True
-    ):
+    buffer = torch.empty(starts[-1], dtype=torch.uint8)
+    places = zip(
+        plan.slots(), weights, pairwise(starts), _places(plan, buffer, kernels), strict=True
+    )
+    for slot, weight, (start, end), place in places:
         assert weight.shape == slot.shape, (slot, weight.shape)
-        place.copy_(_pack(slot, weight, kernels))
+        _pack(slot, weight, kernels, place)
+        buffer[start + place.nbytes : end] = 0  # up to the next cache line
     return buffer
 
 
 def unpack(plan: Plan, buffer: Tensor, kernels: KernelSet) -> Iterator[Tensor]:
-    """The weights that were packed, in fp32 and the shapes of the slots.
+    """The weights that were packed, in fp32 (start values in int32) and the shapes of the slots.
 
     Packing them for other kernels takes something away only if their precision is lower.
     """
@@ -84,42 +88,55 @@ def _places(plan: Plan, buffer: Tensor, kernels: KernelSet) -> Iterator[Tensor]:
         yield buffer[start : start + slot.size(kernels) * dtype.itemsize].view(dtype)
 
 
-def _pack(slot: Slot, weight: Tensor, kernels: KernelSet) -> Tensor:
+def _pack(slot: Slot, weight: Tensor, kernels: KernelSet, place: Tensor) -> None:
     lacking = [want - have for have, want in zip(weight.shape, slot.padded(kernels), strict=True)]
     weight = weight.to(slot.dtype(kernels))
     if any(lacking):
         weight = F.pad(weight, [side for lack in reversed(lacking) for side in (0, lack)])
     if slot.kind != "matrix":
-        return weight.flatten()
+        place.view(weight.shape).copy_(weight)
+        return
     weight = weight.flatten(1)  # N, parts * K
     rest = slot.size(kernels) // len(weight) - weight.shape[1]
     weight = F.pad(weight, (0, rest)) if rest else weight
-    return weight.view(_outputs_first(weight.shape, kernels)).permute(_order(kernels)).flatten()
+    layout = slot.layout(kernels)
+    words = _words(weight.contiguous(), layout)
+    shape, order = _outputs_first(words.shape, layout), _order(layout)
+    _words(place, layout).view([shape[dim] for dim in order]).copy_(
+        words.view(shape).permute(order)
+    )
 
 
 def _unpack(slot: Slot, packed: Tensor, kernels: KernelSet) -> Tensor:
     padded = slot.padded(kernels)
     if slot.kind == "matrix":
-        outputs = padded[0]
-        shape = _outputs_first((outputs, packed.numel() // outputs), kernels)
-        order = _order(kernels)
+        layout, dtype = slot.layout(kernels), packed.dtype
+        words = _words(packed, layout)
+        shape = _outputs_first((padded[0], words.numel() // padded[0]), layout)
+        order = _order(layout)
         back = sorted(range(len(order)), key=lambda dim: order[dim])
-        packed = packed.view([shape[dim] for dim in order]).permute(back)
-        packed = packed.reshape(outputs, -1)[:, : padded[1] * padded[2]]
-    weight = packed.reshape(padded)
-    return weight[tuple(slice(length) for length in slot.shape)].to(torch.float32)
+        words = words.view([shape[dim] for dim in order]).permute(back).reshape(padded[0], -1)
+        packed = words.contiguous().view(dtype)[:, : padded[1] * padded[2]]
+    weight = packed.reshape(padded)[tuple(slice(length) for length in slot.shape)]
+    return weight if slot.number == "int32" else weight.to(torch.float32)
 
 
-def _outputs_first(shape: Sequence[int], kernels: KernelSet) -> tuple[int, ...]:
-    """(N, K) cut into what the packed form rearranges."""
-    n, k = shape
-    if kernels.half:
-        pairs = kernels.k_unit // kernels.group
-        halves = (kernels.panel // kernels.half, kernels.half)
-        return (n // kernels.panel, *halves, k // kernels.k_unit, pairs, kernels.group)
-    return (n // kernels.panel, kernels.panel, k // kernels.group, kernels.group)
+def _words(values: Tensor, layout: Layout) -> Tensor:
+    """Groups along the last dimension as one number each: the packed form does not part them."""
+    size = layout.group * values.element_size()
+    return values.view({1: torch.int8, 2: torch.int16, 4: torch.int32}[size])
 
 
-def _order(kernels: KernelSet) -> tuple[int, ...]:
+def _outputs_first(shape: Sequence[int], layout: Layout) -> tuple[int, ...]:
+    """(N, words of K) cut into what the packed form rearranges."""
+    n, words = shape
+    if layout.half:
+        deep = layout.k_unit // layout.group
+        halves = (layout.panel // layout.half, layout.half)
+        return (n // layout.panel, *halves, words // deep, deep)
+    return (n // layout.panel, layout.panel, words)
+
+
+def _order(layout: Layout) -> tuple[int, ...]:
     """The dimensions of `_outputs_first` in the order of memory."""
-    return (0, 3, 1, 4, 2, 5) if kernels.half else (0, 2, 1, 3)
+    return (0, 3, 1, 4, 2) if layout.half else (0, 2, 1)

@@ -7,9 +7,11 @@ from typing import Literal
 
 import torch
 
-from convnext.ops.cpu.kernel_sets import KernelSet
+from convnext.ops.cpu.kernel_sets import KernelSet, Layout
 
-__all__ = ["Plan", "Slot"]
+__all__ = ["MAX_STAGES", "Plan", "Slot"]
+
+MAX_STAGES = 8  # that the native code takes
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Slot:
         parts: Blocks of k input channels that a matrix has: the places of a 2x2 convolution.
         source: What a block of inputs, or a vector, goes along with and is padded like: "image",
             dense values; "map", channels of a map; "matrix", outputs of a matrix.
+        number: What it consists of: floating-point numbers, in vectors and taps always fp32, or
+            integers of 8 (matrices) or 32 bits (vectors).
     """
 
     kind: Literal["matrix", "vector", "taps"]
@@ -31,6 +35,7 @@ class Slot:
     k: int = 1
     parts: int = 1
     source: Literal["image", "map", "matrix"] = "map"
+    number: Literal["float", "int8", "int32"] = "float"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,13 +54,27 @@ class Slot:
 
     def dtype(self, kernels: KernelSet) -> torch.dtype:
         """Of the packed form."""
+        if self.number != "float":
+            return {"int8": torch.int8, "int32": torch.int32}[self.number]
         return kernels.dtype if self.kind == "matrix" else torch.float32
+
+    def layout(self, kernels: KernelSet) -> Layout:
+        """Of a matrix.
+
+        Raises:
+            ValueError: It is of 8-bit integers, which these kernels do not multiply.
+        """
+        if self.number == "float":
+            return kernels
+        if kernels.int8 is None:
+            raise ValueError(f"the kernels {kernels.name} have no products of 8-bit integers")
+        return kernels.int8
 
     def size(self, kernels: KernelSet) -> int:
         """Elements of the packed form."""
         if self.kind == "matrix":
             n, parts, k = self.padded(kernels)
-            return n * _up(parts * k, kernels.k_unit)
+            return n * _up(parts * k, self.layout(kernels).k_unit)
         return math.prod(self.padded(kernels))
 
 
@@ -72,6 +91,8 @@ class Plan:
         grn: Whether the blocks have global response normalisation.
         depths: Blocks of each stage.
         dims: Channels of each stage.
+        quantised: For each block, through all stages, whether its two products are of 8-bit
+            integers; empty: none is.
     """
 
     in_chans: int
@@ -82,12 +103,26 @@ class Plan:
     grn: bool
     depths: tuple[int, ...]
     dims: tuple[int, ...]
+    quantised: tuple[bool, ...] = ()
 
     @classmethod
     def from_ints(cls, numbers: Sequence[int]) -> "Plan":
-        """Undo `to_ints`."""
-        chans, kernel, stride, padding, norm, grn, *rest = numbers
-        depths, dims = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+        """Undo `to_ints`.
+
+        Raises:
+            ValueError: The numbers describe no network.
+        """
+        wrong = ValueError(f"{list(numbers)} describes no network, see Plan.to_ints")
+        if len(numbers) < 7:
+            raise wrong
+        chans, kernel, stride, padding, norm, grn, stages, *rest = numbers
+        if not 1 <= stages <= MAX_STAGES or len(rest) < 2 * stages:
+            raise wrong
+        depths, dims, quantised = rest[:stages], rest[stages : 2 * stages], rest[2 * stages :]
+        if min(chans, kernel, stride, *dims) < 1 or min(padding, *depths) < 0:
+            raise wrong
+        if len(quantised) not in (0, sum(depths)):
+            raise wrong
         return cls(
             in_chans=chans,
             stem_kernel=kernel,
@@ -97,12 +132,14 @@ class Plan:
             grn=bool(grn),
             depths=tuple(depths),
             dims=tuple(dims),
+            quantised=tuple(map(bool, quantised)),
         )
 
     def to_ints(self) -> list[int]:
         """As plain numbers: an argument that operators may have."""
         stem = [self.in_chans, self.stem_kernel, self.stem_stride, self.stem_padding]
-        return [*stem, int(self.stem_norm), int(self.grn), *self.depths, *self.dims]
+        kinds = [int(self.stem_norm), int(self.grn), len(self.dims)]
+        return [*stem, *kinds, *self.depths, *self.dims, *map(int, self.quantised)]
 
     def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
         """Height and width of each stage's map; remainders of the strides are dropped."""
@@ -120,22 +157,42 @@ class Plan:
         if self.stem_norm:
             yield Slot("vector", first, source="matrix")
             yield Slot("vector", first, source="matrix")
+        flags = iter(self.flags)
         for i, (depth, dim) in enumerate(zip(self.depths, self.dims, strict=True)):
             if i:
                 yield Slot("matrix", dim, self.dims[i - 1], parts=4)
                 yield Slot("vector", dim, source="matrix")
             for _ in range(depth):
-                yield from self._block(dim)
+                yield from self._block(dim, next(flags))
 
-    def _block(self, dim: int) -> Iterator[Slot]:
+    @property
+    def flags(self) -> tuple[bool, ...]:
+        """For each block whether it is quantised."""
+        return self.quantised or (False,) * sum(self.depths)
+
+    def _block(self, dim: int, quantised: bool) -> Iterator[Slot]:
         yield Slot("taps", dim)
         yield Slot("vector", dim)
-        yield Slot("matrix", 4 * dim, dim)
-        yield Slot("vector", 4 * dim, source="matrix")
+        if quantised:
+            yield Slot("vector", dim)  # factors of the normalised channels
+        yield from _product(4 * dim, dim, "map", quantised)
         if self.grn:
             yield Slot("vector", 4 * dim, source="matrix")
-        yield Slot("matrix", dim, 4 * dim, source="matrix")
-        yield Slot("vector", dim, source="matrix")
+        if quantised:
+            yield Slot("vector", 4 * dim, source="matrix")  # hidden values: 1 / scale of each
+            yield Slot("vector", 1, source="image")  # their zero point
+        yield from _product(dim, 4 * dim, "matrix", quantised)
+
+
+def _product(n: int, k: int, source: Literal["map", "matrix"], quantised: bool) -> Iterator[Slot]:
+    """Matrix and bias; quantised, also where its integer sums start, and their unit."""
+    if quantised:
+        yield Slot("matrix", n, k, source=source, number="int8")
+        yield Slot("vector", n, source="matrix", number="int32")
+        yield Slot("vector", n, source="matrix")
+    else:
+        yield Slot("matrix", n, k, source=source)
+    yield Slot("vector", n, source="matrix")
 
 
 def _up(length: int, unit: int) -> int:

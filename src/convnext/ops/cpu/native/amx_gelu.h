@@ -62,12 +62,13 @@ CONVNEXT_INLINE Vec<16> limit(Vec<16> x, float largest) {
 
 #endif
 
-// NaN stays NaN, whatever interval it falls in.
+// NaN stays NaN, whatever interval it falls in; infinities become infinity and, as in PyTorch, NaN.
 CONVNEXT_INLINE Vec<16> gelu_segments(Vec<16> x) {
+  const Vec<16> near = limit(x, 7 / kSegmentScale);  // x itself, but where c2 is 0
   // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
-  const Vec<16> shifted = limit(x, 7 / kSegmentScale) * kSegmentScale + 12582912.0f;
+  const Vec<16> shifted = near * kSegmentScale + 12582912.0f;
   const VecTypes<16>::Ints index = (VecTypes<16>::Ints)shifted;
-  return (pick(kSegments[2], index) * x + pick(kSegments[1], index)) * x +
+  return (pick(kSegments[2], index) * near + pick(kSegments[1], index)) * x +
          pick(kSegments[0], index);
 }
 

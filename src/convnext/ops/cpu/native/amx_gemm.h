@@ -4,6 +4,9 @@
 //     weights   [panel][k tile][2 halves][16 pairs of k][16 columns][2]
 //     partial   [panel][row tile][2 halves][16 rows][16 columns]           fp32
 //
+// With 8-bit integers a tile has 64 of k, fours in place of pairs, and sums are of 32-bit integers,
+// which pass through the same memory.
+//
 // Four sums stay in registers: 2 row tiles x 2 halves of a panel. So four loads feed four
 // multiplications, and the loads (8 cycles each) keep ahead of them (16 cycles each).
 //
@@ -23,14 +26,37 @@
 namespace convnext {
 namespace {
 
-constexpr Index kTileRows = 16, kTileDepth = 32;
+constexpr Index kTileRows = 16;
 constexpr Index kChunkTiles = 16;  // of k: 32 of the 48 KB of the first-level cache
 constexpr Index kWideTiles = 12;   // 384 channels: then a block's weights leave the second level
 
 // By shifts: Index has a sign, and a division would mind it.
 CONVNEXT_INLINE Index tile_of(Index row) { return row >> 4; }
 CONVNEXT_INLINE Index row_in_tile(Index row) { return row & 15; }
-CONVNEXT_INLINE Index depth_tiles(Index depth) { return (depth + kTileDepth - 1) >> 5; }
+
+// What the tiles of a product hold.
+struct Bf16Numbers {
+  using Element = Bf16;
+  static constexpr Index depth = 32;  // of a tile
+  static CONVNEXT_INLINE Index tiles(Index k) { return (k + depth - 1) >> 5; }
+
+  template <int C, int A, int B>
+  static CONVNEXT_INLINE void dot(TileRegisters& registers) {
+    registers.dot<C, A, B>();
+  }
+};
+
+// Operands without sign, weights with it.
+struct Int8Numbers {
+  using Element = uint8_t;
+  static constexpr Index depth = 64;
+  static CONVNEXT_INLINE Index tiles(Index k) { return (k + depth - 1) >> 6; }
+
+  template <int C, int A, int B>
+  static CONVNEXT_INLINE void dot(TileRegisters& registers) {
+    registers.dot_integers<C, A, B>();
+  }
+};
 
 // The rows of the block multiplied last, handed on a few at a time:
 //     finish(row, panel, Vec<16> (&columns)[2])
@@ -41,17 +67,20 @@ class FinishedRows {
   FinishedRows(const Finish& finish, FloatTile (*scratch)[4])
       : finish_(finish), scratch_(scratch) {}
 
+  // Not unrolled: rows do not depend on each other, and there are many copies of this.
   template <int Count>
   CONVNEXT_INLINE void advance() {
-#pragma GCC unroll 4
+#pragma GCC unroll 1
     for (int i = 0; i < Count; i++) {
       if (next_ == end_) return;
-      finish_row();
+      finish_row(finish_, block_, first_row_, panel_, next_);
+      next_++;
     }
   }
 
   CONVNEXT_INLINE void drain() {
-    while (next_ < end_) finish_row();
+    if (next_ < end_) finish_rest(finish_, block_, first_row_, panel_, next_, end_);
+    next_ = end_;
   }
 
   // Where the block being multiplied now is stored; then `publish` makes it the finished one.
@@ -68,17 +97,25 @@ class FinishedRows {
   }
 
  private:
+  // These two take no `this`, for the same reason as `scratch`.
 #ifdef CONVNEXT_EMULATE
   __attribute__((noinline))  // for the compiler's sake: vectors this long are emulated too
 #else
   CONVNEXT_INLINE
 #endif
-  void finish_row() {
-    const FloatTile* tile = block_ + 2 * tile_of(next_);
-    const Index row = row_in_tile(next_);
+  static void finish_row(const Finish& finish, const FloatTile* block, Index first_row, Index panel,
+                         Index next) {
+    const FloatTile* tile = block + 2 * tile_of(next);
+    const Index row = row_in_tile(next);
     Vec<16> columns[2] = {load<16>(tile[0].row[row]), load<16>(tile[1].row[row])};
-    finish_(first_row_ + next_, panel_, columns);
-    next_++;
+    finish(first_row + next, panel, columns);
+  }
+
+  // Once a block at most, so it may be a call.
+  __attribute__((noinline)) static void finish_rest(const Finish& finish, const FloatTile* block,
+                                                    Index first_row, Index panel, Index next,
+                                                    Index end) {
+    for (; next < end; next++) finish_row(finish, block, first_row, panel, next);
   }
 
   const Finish& finish_;
@@ -89,21 +126,24 @@ class FinishedRows {
 };
 
 // A product in tiles.
+template <class Numbers>
 struct TileProduct {
-  explicit TileProduct(const Product<Bf16>& p)
-      : a((const Bf16Tile*)p.a),
-        b((const Bf16Tile*)p.weights),
+  using Element = typename Numbers::Element;
+
+  explicit TileProduct(const Product<Element>& p)
+      : a((const OperandTile*)p.a),
+        b((const OperandTile*)p.weights),
         bias(p.bias),
         partial((FloatTile*)p.partial),
         rows(p.rows),
         row_tiles(tile_of(p.rows + kTileRows - 1)),
-        depth(depth_tiles(p.depth)),
+        depth(Numbers::tiles(p.depth)),
         panels(p.panels),
-        panel_stride(p.panel_stride / (Index)(sizeof(Bf16Tile) / sizeof(Bf16))),
+        panel_stride(p.panel_stride / (Index)(sizeof(OperandTile) / sizeof(Element))),
         begin(p.begin),
         end(p.end) {}
 
-  const Bf16Tile *a, *b;
+  const OperandTile *a, *b;
   const float* bias;
   FloatTile* partial;
   Index rows, row_tiles, depth, panels, panel_stride;
@@ -121,11 +161,12 @@ struct Chunk {
 // them again costs more than it gains.
 class Prefetch {
  public:
-  Prefetch(const TileProduct& p, Index panel) {
+  template <class Numbers>
+  Prefetch(const TileProduct<Numbers>& p, Index panel) {
     if (smaller(p.depth, p.panels) < kWideTiles) return;
     const Index blocks = (p.row_tiles + 1) / 2;
     line_ = (const char*)(p.b + (panel + 1) * p.panel_stride);
-    lines_each_ = (2 * (Index)sizeof(Bf16Tile) / 64 + blocks - 1) / blocks;
+    lines_each_ = (2 * (Index)sizeof(OperandTile) / 64 + blocks - 1) / blocks;
   }
 
   CONVNEXT_INLINE void step() {
@@ -166,35 +207,35 @@ CONVNEXT_INLINE void store_sums(const TileRegisters& tiles, FloatTile* sums) {
 
 // One block, 16 RowTiles x 32: adds the products over a chunk. Registers 0 to 3 hold the sums, 4
 // and 5 the operand, 6 and 7 the weights.
-template <int RowTiles, int RowsPerDot, class Rows>
-CONVNEXT_INLINE void multiply_tiles(TileRegisters& tiles, Index count, const Bf16Tile* a,
-                                    const Bf16Tile* below, const Bf16Tile* b, Rows& finished,
+template <class Numbers, int RowTiles, int RowsPerDot, class Rows>
+CONVNEXT_INLINE void multiply_tiles(TileRegisters& tiles, Index count, const OperandTile* a,
+                                    const OperandTile* below, const OperandTile* b, Rows& finished,
                                     Prefetch& prefetch) {
   constexpr bool deep = RowsPerDot < 3;
   for (Index k = 0; k < count; k++) {
     deep ? tiles.load_streaming<4>(a[k]) : tiles.load<4>(a[k]);
     tiles.load<6>(b[2 * k]);
-    tiles.dot<0, 4, 6>();
+    Numbers::template dot<0, 4, 6>(tiles);
     finished.template advance<RowsPerDot>();
     tiles.load<7>(b[2 * k + 1]);
-    tiles.dot<1, 4, 7>();
+    Numbers::template dot<1, 4, 7>(tiles);
     finished.template advance<RowsPerDot>();
     prefetch.step();
     if (RowTiles == 1) continue;
     deep ? tiles.load_streaming<5>(below[k]) : tiles.load<5>(below[k]);
-    tiles.dot<2, 5, 6>();
+    Numbers::template dot<2, 5, 6>(tiles);
     finished.template advance<RowsPerDot>();
-    tiles.dot<3, 5, 7>();
+    Numbers::template dot<3, 5, 7>(tiles);
     finished.template advance<RowsPerDot>();
   }
 }
 
-template <int RowTiles, int RowsPerDot, class Rows>
-CONVNEXT_INLINE void multiply_block(TileRegisters& tiles, const TileProduct& p, Index panel,
+template <int RowTiles, int RowsPerDot, class Numbers, class Rows>
+CONVNEXT_INLINE void multiply_block(TileRegisters& tiles, const TileProduct<Numbers>& p, Index panel,
                                     Index row, const Chunk& chunk, Rows& finished,
                                     Prefetch& prefetch) {
-  const Bf16Tile* a = p.a + tile_of(row) * p.depth + chunk.first;
-  const Bf16Tile* b = p.b + panel * p.panel_stride + 2 * chunk.first;
+  const OperandTile* a = p.a + tile_of(row) * p.depth + chunk.first;
+  const OperandTile* b = p.b + panel * p.panel_stride + 2 * chunk.first;
   // Sums that only wait for the next chunk of the same panel are overwritten by the next panel.
   const Index waiting = p.begin && p.end ? 0 : panel;
   FloatTile* partial = p.partial + 2 * (waiting * p.row_tiles + tile_of(row));
@@ -202,14 +243,15 @@ CONVNEXT_INLINE void multiply_block(TileRegisters& tiles, const TileProduct& p, 
     load_bias<RowTiles>(tiles, p.bias + 32 * panel);
   else
     load_sums<RowTiles>(tiles, partial);
-  multiply_tiles<RowTiles, RowsPerDot>(tiles, chunk.count, a, a + p.depth, b, finished, prefetch);
+  multiply_tiles<Numbers, RowTiles, RowsPerDot>(tiles, chunk.count, a, a + p.depth, b, finished,
+                                                prefetch);
   if (!chunk.end) return store_sums<RowTiles>(tiles, partial);
   store_sums<RowTiles>(tiles, finished.scratch());
   finished.publish(row, panel, smaller(p.rows - row, RowTiles * kTileRows));
 }
 
-template <int RowsPerDot, class Finish>
-void multiply_all(const TileProduct& p, const Finish& finish) {
+template <int RowsPerDot, class Numbers, class Finish>
+void multiply_all(const TileProduct<Numbers>& p, const Finish& finish) {
   TileRegisters tiles;
   FloatTile scratch[2][4];
   FinishedRows<Finish> finished(finish, scratch);
@@ -230,9 +272,9 @@ void multiply_all(const TileProduct& p, const Finish& finish) {
 }
 
 // A block has as many multiplications as rows for 8 k tiles; shallower, each must hide more rows.
-template <class Finish>
-void multiply_tiled(const Product<Bf16>& product, const Finish& finish) {
-  const TileProduct p(product);
+template <class Numbers, class Finish>
+void multiply_tiled(const Product<typename Numbers::Element>& product, const Finish& finish) {
+  const TileProduct<Numbers> p(product);
   if (p.depth >= 8) return multiply_all<1>(p, finish);
   if (p.depth >= 4) return multiply_all<2>(p, finish);
   multiply_all<3>(p, finish);

@@ -15,10 +15,11 @@ namespace {
 struct AmxKernels {
   using Stream = Bf16;
   using Element = Bf16;
+  using Integers = void;
   static constexpr int lanes = 16;
   static constexpr int panel = 32;
   static constexpr int channel_unit = 32;
-  static constexpr int depth_unit = kTileDepth;
+  static constexpr int depth_unit = Bf16Numbers::depth;
   static constexpr int row_unit = kTileRows;
 
   // 14 sums and 7 taps in the 32 registers of the depthwise convolution.
@@ -26,7 +27,7 @@ struct AmxKernels {
   // For 384 channels: operand 0.34 MB, hidden slice 0.46 MB, waiting sums 0.69 MB of the 2 MB of
   // the second-level cache. More rows would use each read of the weights better, but not fit.
   static constexpr Index tile_rows = 448;
-  static constexpr Index hidden_slice = kChunkTiles * kTileDepth;
+  static constexpr Index hidden_slice = kChunkTiles * Bf16Numbers::depth;
   // At 224 px: one image in the first stage, 2 in the second, 8 in the third.
   static constexpr Index group_positions = 1568;
   static constexpr Index grn_positions = 400;
@@ -39,13 +40,14 @@ struct AmxKernels {
   static void leave(const State& before) { write_tile_config(before); }
 
   static Index operand_size(Index rows, Index depth) {
-    return tile_of(rows + kTileRows - 1) * depth_tiles(depth) * kTileRows * kTileDepth;
+    return tile_of(rows + kTileRows - 1) * Bf16Numbers::tiles(depth) * kTileRows * Bf16Numbers::depth;
   }
 
   // Where 32 columns of a row lie.
   static CONVNEXT_INLINE Index offset(Index depth, Index row, Index column) {
-    const Index tile = tile_of(row) * depth_tiles(depth) + (column >> 5);
-    return tile * (kTileRows * kTileDepth) + row_in_tile(row) * kTileDepth;
+    CONVNEXT_CHECK(row >= 0 && column >= 0 && column % 32 == 0 && column < round_up(depth, depth_unit));
+    const Index tile = tile_of(row) * Bf16Numbers::tiles(depth) + (column >> 5);
+    return tile * (kTileRows * Bf16Numbers::depth) + row_in_tile(row) * Bf16Numbers::depth;
   }
 
   static CONVNEXT_INLINE Vec<lanes> gelu(const Vec<lanes>& x) { return gelu_segments(x); }
@@ -75,7 +77,7 @@ struct AmxKernels {
 
   template <class Finish>
   static void multiply(const Product<Bf16>& p, const Finish& finish) {
-    multiply_tiled(p, finish);
+    multiply_tiled<Bf16Numbers>(p, finish);
   }
 };
 

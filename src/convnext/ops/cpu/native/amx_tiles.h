@@ -8,6 +8,9 @@
 //     B, bf16   16 pairs of k x 16 columns x 2      (the two of a pair lie beside each other)
 //     C, fp32   16 rows x 16 columns                C[m][n] += sum over k A[m][k] B[k][n]
 //
+// or, of integers, A 16 rows x 64 of 8 bits without sign, B 16 fours of k x 16 columns x 4 of 8 bits
+// with sign, C of 32 bits.
+//
 // Assembly in place of compiler intrinsics: those want literal register numbers, and do not tell
 // the compiler which memory they read, so that it may drop the stores before them.
 //
@@ -21,8 +24,8 @@
 namespace convnext {
 namespace {
 
-struct alignas(64) Bf16Tile {
-  Bf16 row[16][32];
+struct alignas(64) OperandTile {
+  unsigned char row[16][64];
 };
 
 struct alignas(64) FloatTile {
@@ -75,6 +78,11 @@ struct TileRegisters {
   void dot() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
   }
+
+  template <int C, int A, int B>
+  void dot_integers() {
+    asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
+  }
 };
 
 inline void read_tile_config(TileConfig& config) {
@@ -124,8 +132,15 @@ class TileRegisters {
     add_product(tiles_[C], tiles_[A], tiles_[B]);
   }
 
+  template <int C, int A, int B>
+  void dot_integers() {
+    if (emulated_tile_config().palette != 1) __builtin_trap();
+    add_integer_product(tiles_[C], tiles_[A], tiles_[B]);
+  }
+
  private:
   typedef uint32_t Words __attribute__((vector_size(64), may_alias));
+  typedef int32_t Integers __attribute__((vector_size(64), may_alias));
   typedef float Floats __attribute__((vector_size(64), may_alias));
 
   static Floats flush(Floats x) {
@@ -154,6 +169,19 @@ class TileRegisters {
       }
       c[m] = flush(flush(c[m]) + flush(even + odd));
     }
+  }
+
+  // TDPBUSD: exact, modulo 2^32.
+  __attribute__((noinline)) static void add_integer_product(void* sums, const void* left,
+                                                            const void* right) {
+    Words* c = (Words*)sums;
+    const unsigned char* a = (const unsigned char*)left;
+    const Words* b = (const Words*)right;
+    for (int m = 0; m < 16; m++)
+      for (int k = 0; k < 64; k++) {
+        const Integers signed_bytes = (Integers)(b[k / 4] << (24 - 8 * (k % 4))) >> 24;
+        c[m] += (Words)(signed_bytes * (int32_t)a[64 * m + k]);
+      }
   }
 
   alignas(64) unsigned char tiles_[8][1024];

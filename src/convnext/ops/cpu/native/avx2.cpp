@@ -1,5 +1,4 @@
 // Kernels for AVX2 and FMA: 16 registers of 8 lanes.
-#include <immintrin.h>
 #include <omp.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -1,5 +1,4 @@
 // Kernels for AVX-512: 32 registers of 16 lanes.
-#include <immintrin.h>
 #include <omp.h>
 #include <stddef.h>
 #include <stdint.h>

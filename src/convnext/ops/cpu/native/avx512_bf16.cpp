@@ -11,7 +11,7 @@
 #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,prefer-vector-width=512")
 #endif
 
-#include "dot.h"
+#include "dot_bf16.h"
 #include "gelu.h"
 #include "gemm.h"
 #include "network.h"

@@ -41,6 +41,10 @@
 //   may change v.
 //   template <class Finish> static void multiply(const Product<Element>&, const Finish& finish);
 //
+//   using Integers;   void, or the same for products of 8-bit integers (quantised_block.h): lanes, panel,
+//   depth_unit, hidden_slice, operand_size, put and multiply, where words of vectors are integers and
+//   Element is uint8_t. Their operands need no more bytes than those of floating-point numbers.
+//
 //   static void enter(State&), leave(State&), struct State: around the work of one thread in one call
 //   (AMX: tile configuration saved and loaded, restored); empty elsewhere.
 #pragma once
@@ -60,6 +64,8 @@ struct BlockWeights {
   const float *b1, *grn_gamma;             // (hidden), null without GRN
   const typename Kernels::Element* w2;     // K = hidden, N = C
   const float* b2;                         // (C)
+
+  static constexpr Index slice_unit = Kernels::panel, slice = Kernels::hidden_slice;
 };
 
 // What a block computes on.
@@ -84,20 +90,37 @@ void mix(const BlockTask<Kernels>& task, const BlockWeights<Kernels>& w, Index f
   clock.lap(PART_NORM);
 }
 
-// Hidden columns [first, first + columns) of the rows, as an operand of that depth in t.hidden.
-template <class Kernels>
-void expand(const BlockTask<Kernels>& task, const BlockWeights<Kernels>& w, Index rows, Index first,
-            Index columns, const Tile<Kernels>& t) {
-  constexpr int L = Kernels::lanes;
+// finish(r, p, v) gets hidden columns [first, first + columns) of the rows before GELU.
+template <class Kernels, class Finish>
+CONVNEXT_INLINE void first_product(const BlockTask<Kernels>& task, const BlockWeights<Kernels>& w,
+                                   Index rows, Index first, Index columns, const Tile<Kernels>& t,
+                                   const Finish& finish) {
   const Index depth = task.x.channels;
   const Product<typename Kernels::Element> product{
       t.a, rows, depth, w.w1 + first * depth, depth * Kernels::panel, columns / Kernels::panel,
       w.b1 + first, t.passing, true, true};
-  Kernels::multiply(product, [&](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
+  Kernels::multiply(product, finish);
+}
+
+// Columns from `column` on of row r of t.hidden, which has `depth` hidden columns from `first` on.
+template <class Kernels>
+CONVNEXT_INLINE void put_hidden(const BlockWeights<Kernels>&, const Tile<Kernels>& t, Index /*first*/,
+                                Index depth, Index r, Index column,
+                                const Vec<Kernels::lanes> (&v)[2]) {
+  Kernels::template put<2>(t.hidden, depth, r, column, v);
+}
+
+// Hidden columns of the rows, as an operand of that depth in t.hidden.
+template <class Kernels, class Weights>
+void expand(const BlockTask<Kernels>& task, const Weights& w, Index rows, Index first, Index columns,
+            const Tile<Kernels>& t) {
+  constexpr int L = Kernels::lanes;
+  const auto finish = [&](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
     v[0] = Kernels::gelu(v[0]);
     v[1] = Kernels::gelu(v[1]);
-    Kernels::template put<2>(t.hidden, columns, r, p * Kernels::panel, v);
-  });
+    put_hidden(w, t, first, columns, r, p * Kernels::panel, v);
+  };
+  first_product(task, w, rows, first, columns, t, finish);
 }
 
 // Adds the share of hidden columns [first, first + columns), which are in t.hidden; with the last of
@@ -118,22 +141,20 @@ void reduce(const BlockTask<Kernels>& task, const BlockWeights<Kernels>& w, Inde
   });
 }
 
-template <class Kernels>
-void block(const BlockTask<Kernels>& task, const BlockWeights<Kernels>& w, Range range,
-           const Tile<Kernels>& t, Clock& clock) {
+template <class Kernels, class Weights>
+void block(const BlockTask<Kernels>& task, const Weights& w, Range range, const Tile<Kernels>& t,
+           Clock& clock) {
   const Tiles tiles(range, task.x.width, Kernels::tile_rows);
-  const Index slices = (task.hidden + Kernels::hidden_slice - 1) / Kernels::hidden_slice;
-  const Index panels = task.hidden / Kernels::panel;
+  const Slices slices(task.hidden, Weights::slice_unit, Weights::slice);
   for (Index first = range.first; first < range.last; first += tiles.step) {
     const Index rows = smaller(tiles.step, range.last - first);
     mix(task, w, first, rows, t, clock);
     t.locate(task.x, first, rows);
-    for (Index s = 0; s < slices; s++) {
-      const Index begin = panels * s / slices * Kernels::panel;
-      const Index columns = panels * (s + 1) / slices * Kernels::panel - begin;
-      expand(task, w, rows, begin, columns, t);
+    for (Index s = 0; s < slices.count; s++) {
+      const Range slice = slices[s];
+      expand(task, w, rows, slice.first, slice.last - slice.first, t);
       clock.lap(PART_EXPAND);
-      reduce(task, w, rows, begin, columns, t);
+      reduce(task, w, rows, slice.first, slice.last - slice.first, t);
       clock.lap(PART_REDUCE);
     }
   }

@@ -21,6 +21,11 @@ class Clock {
     last_ = seconds();
   }
 
+  // Does not count what has passed since the last lap.
+  void resume() {
+    if (stages_) last_ = seconds();
+  }
+
   void lap(Part part) {
     if (!stages_) return;
     const double time = seconds();

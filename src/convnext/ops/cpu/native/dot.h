@@ -1,11 +1,7 @@
-// One step of an inner product on 32-bit words: one fp32 number, or two of bf16, in each lane.
+// One step of an inner product on 32-bit words, of one fp32 number in each lane.
 #pragma once
 
 #include "vec.h"
-
-#if !defined(CONVNEXT_EMULATE)
-#include <immintrin.h>
-#endif
 
 namespace convnext {
 namespace {
@@ -30,47 +26,6 @@ struct DotFp32 {
   static CONVNEXT_INLINE void write(float* to, const Vec<Lanes>& v) {
     store<Lanes>(to, v);
   }
-};
-
-// Products of bf16 are exact in fp32; the sums are fp32.
-struct DotBf16 {
-  using Element = Bf16;
-  static constexpr int group = 2;
-
-  template <int Lanes>
-  static CONVNEXT_INLINE Vec<Lanes> read(const Bf16* from) {
-    return load<Lanes>(from);
-  }
-
-#if defined(CONVNEXT_EMULATE)
-  template <int Lanes>
-  static CONVNEXT_INLINE Vec<Lanes> step(const Vec<Lanes>& sum, const Vec<Lanes>& a,
-                                         const Vec<Lanes>& b) {
-    using Words = typename VecTypes<Lanes>::Words;
-    const Words low_a = (Words)a << 16, low_b = (Words)b << 16;
-    const Words high_a = (Words)a & 0xffff0000u, high_b = (Words)b & 0xffff0000u;
-    const Vec<Lanes> high = sum + (Vec<Lanes>)high_a * (Vec<Lanes>)high_b;
-    return high + (Vec<Lanes>)low_a * (Vec<Lanes>)low_b;
-  }
-
-  template <int Lanes>
-  static CONVNEXT_INLINE void write(Bf16* to, const Vec<Lanes>& v) {
-    store<Lanes>(to, v);
-  }
-#else
-  template <int Lanes>
-  static CONVNEXT_INLINE Vec<Lanes> step(const Vec<Lanes>& sum, const Vec<Lanes>& a,
-                                         const Vec<Lanes>& b) {
-    static_assert(Lanes == 16, "vdpbf16ps here takes whole AVX-512 registers");
-    return (Vec<Lanes>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
-  }
-
-  template <int Lanes>
-  static CONVNEXT_INLINE void write(Bf16* to, const Vec<Lanes>& v) {
-    const __m256bh halves = _mm512_cvtneps_pbh((__m512)v);
-    __builtin_memcpy(to, &halves, sizeof halves);
-  }
-#endif
 };
 
 }  // namespace

@@ -13,11 +13,12 @@
 namespace convnext {
 namespace {
 
-// Words of 32 bits at a time over `words`, for rows a_stride bytes apart. Never inlined: among other
-// code the compiler would spill sums in the inner loop.
-template <class Dot, int Lanes, int Rows, class Finish>
-__attribute__((noinline)) void multiply_rows(const char* a, Index a_stride, Index words, const char* weights,
-                   const float* start, Index start_stride, const Finish& finish) {
+// Words of 32 bits at a time over `words`, for rows a_stride bytes apart; sums start from one place and
+// end in another. Never inlined: among other code the compiler would spill sums in the inner loop.
+template <class Dot, int Lanes, int Rows>
+__attribute__((noinline)) void multiply_rows(const char* a, Index a_stride, Index words,
+                                             const char* weights, const float* start,
+                                             Index start_stride, float* out) {
   Vec<Lanes> sums[Rows][2];
 #pragma GCC unroll 32
   for (int r = 0; r < Rows; r++) {
@@ -37,20 +38,19 @@ __attribute__((noinline)) void multiply_rows(const char* a, Index a_stride, Inde
     weights += 8 * Lanes;
   }
 #pragma GCC unroll 32
-  for (int r = 0; r < Rows; r++) finish(r, sums[r]);
+  for (int r = 0; r < Rows; r++) {
+    store<Lanes>(out + 2 * r * Lanes, sums[r][0]);
+    store<Lanes>(out + (2 * r + 1) * Lanes, sums[r][1]);
+  }
 }
 
 // As above for a number of rows known at run time, 1 to Rows.
-template <class Dot, int Lanes, int Rows, class Finish>
-CONVNEXT_INLINE void multiply_any_rows(Index rows, const char* a, Index a_stride, Index words,
-                                       const char* weights, const float* start, Index start_stride,
-                                       const Finish& finish) {
+template <class Dot, int Lanes, int Rows, class... Arguments>
+CONVNEXT_INLINE void multiply_any_rows(Index rows, Arguments... arguments) {
   if constexpr (Rows > 1) {
-    if (rows < Rows)
-      return multiply_any_rows<Dot, Lanes, Rows - 1>(rows, a, a_stride, words, weights, start,
-                                                     start_stride, finish);
+    if (rows < Rows) return multiply_any_rows<Dot, Lanes, Rows - 1>(rows, arguments...);
   }
-  multiply_rows<Dot, Lanes, Rows>(a, a_stride, words, weights, start, start_stride, finish);
+  multiply_rows<Dot, Lanes, Rows>(arguments...);
 }
 
 // The kernels of block.h on vector registers. A set derives from this with its tilings; Tiling has
@@ -58,6 +58,7 @@ CONVNEXT_INLINE void multiply_any_rows(Index rows, const char* a, Index a_stride
 template <class Tiling, class Dot>
 struct VectorKernels {
   using Element = typename Dot::Element;
+  using Integers = void;
   static constexpr int lanes = Tiling::lanes;
   static constexpr int panel = 2 * lanes;
   static constexpr int channel_unit = lanes;
@@ -78,6 +79,7 @@ struct VectorKernels {
   template <int N>
   static CONVNEXT_INLINE void put(Element* operand, Index depth, Index row, Index column,
                                   const Vec<lanes> (&values)[N]) {
+    CONVNEXT_CHECK(row >= 0 && column >= 0 && column + N * lanes <= row_stride(depth));
     Element* to = operand + row * row_stride(depth) + column;
 #pragma GCC unroll 4
     for (int i = 0; i < N; i++) Dot::template write<lanes>(to + i * lanes, values[i]);
@@ -86,6 +88,7 @@ struct VectorKernels {
   template <int N>
   static CONVNEXT_INLINE void get(const Element* operand, Index depth, Index row, Index column,
                                   Vec<lanes> (&values)[N]) {
+    CONVNEXT_CHECK(row >= 0 && column >= 0 && column + N * lanes <= row_stride(depth));
     const Element* from = operand + row * row_stride(depth) + column;
 #pragma GCC unroll 4
     for (int i = 0; i < N; i++) values[i] = Dot::template read<lanes>(from + i * lanes);
@@ -116,20 +119,15 @@ struct VectorKernels {
     for (Index b = 0; b < blocks; b++) {
       const Index r0 = p.rows * b / blocks, rows = p.rows * (b + 1) / blocks - r0;
       const float* start = begin ? p.bias + i * panel : partial + r0 * panel;
-      const Index start_stride = begin ? 0 : panel;
-      const auto done = [&](Index r, Vec<lanes>(&v)[2]) __attribute__((always_inline)) {
+      alignas(64) float finished[Tiling::register_rows * panel];
+      multiply_any_rows<Dot, lanes, Tiling::register_rows>(rows, a + r0 * a_stride, a_stride, words,
+                                                           weights, start, begin ? 0 : panel,
+                                                           end ? finished : partial + r0 * panel);
+      for (Index r = 0; end && r < rows; r++) {
+        const float* sums = finished + r * panel;
+        Vec<lanes> v[2] = {load<lanes>(sums), load<lanes>(sums + lanes)};
         finish(r0 + r, i, v);
-      };
-      const auto keep = [&](Index r, Vec<lanes>(&v)[2]) __attribute__((always_inline)) {
-        store<lanes>(partial + (r0 + r) * panel, v[0]);
-        store<lanes>(partial + (r0 + r) * panel + lanes, v[1]);
-      };
-      if (end)
-        multiply_any_rows<Dot, lanes, Tiling::register_rows>(rows, a + r0 * a_stride, a_stride, words,
-                                                             weights, start, start_stride, done);
-      else
-        multiply_any_rows<Dot, lanes, Tiling::register_rows>(rows, a + r0 * a_stride, a_stride, words,
-                                                             weights, start, start_stride, keep);
+      }
     }
   }
 };

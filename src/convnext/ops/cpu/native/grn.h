@@ -59,22 +59,19 @@ void each_tile(const BlockTask<Kernels>& task, Index image, Index images, const 
 }
 
 // All hidden columns of a tile; adds their squares to `squares`.
-template <class Kernels>
-void expand_and_measure(const BlockTask<Kernels>& task, const BlockWeights<Kernels>& w, Index rows,
+template <class Kernels, class Weights>
+void expand_and_measure(const BlockTask<Kernels>& task, const Weights& w, Index rows,
                         const Tile<Kernels>& t, typename Kernels::Element* hidden, float* squares) {
   constexpr int L = Kernels::lanes;
-  const Index depth = task.x.channels;
-  const Product<typename Kernels::Element> product{
-      t.a, rows, depth, w.w1, depth * Kernels::panel, task.hidden / Kernels::panel, w.b1, t.passing,
-      true, true};
-  Kernels::multiply(product, [&](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
+  const auto finish = [&](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
     for (int i = 0; i < 2; i++) {
       v[i] = Kernels::gelu(v[i]);
       float* sum = squares + p * Kernels::panel + i * L;
       store<L>(sum, load<L>(sum) + v[i] * v[i]);
     }
     Kernels::template put<2>(hidden, task.hidden, r, p * Kernels::panel, v);
-  });
+  };
+  first_product(task, w, rows, 0, task.hidden, t, finish);
 }
 
 // From the squares of all members, in their order, the scale of one image's hidden channels.
@@ -95,10 +92,15 @@ void response_scale(const GrnBuffers<Kernels>& buffers, Index image, Index membe
   for (Index c = 0; c < hidden; c++) scale[c] = 1 + gamma[c] * scale[c] / (mean + kGrnEps);
 }
 
-// Columns [begin, begin + columns) of a tile's hidden operand, scaled, as t.hidden.
+// Whether rows have NaN is remembered only where their numbers cannot tell.
 template <class Kernels>
-void rescale(const typename Kernels::Element* hidden, Index depth, const float* scale, Index rows,
-             Index begin, Index columns, const Tile<Kernels>& t) {
+CONVNEXT_INLINE void note_nan(const BlockWeights<Kernels>&, const float*, Index, Index,
+                              const Tile<Kernels>&) {}
+
+// Columns [begin, begin + columns) of a tile's hidden operand, scaled, as t.hidden.
+template <class Kernels, class Weights>
+void rescale(const Weights& w, const typename Kernels::Element* hidden, Index depth,
+             const float* scale, Index rows, Index begin, Index columns, const Tile<Kernels>& t) {
   constexpr int L = Kernels::lanes;
   for (Index r = 0; r < rows; r++)
     for (Index c = 0; c < columns; c += Kernels::panel) {
@@ -106,18 +108,16 @@ void rescale(const typename Kernels::Element* hidden, Index depth, const float* 
       Kernels::template get<2>(hidden, depth, r, begin + c, v);
       v[0] *= load<L>(scale + begin + c);
       v[1] *= load<L>(scale + begin + c + L);
-      Kernels::template put<2>(t.hidden, columns, r, c, v);
+      put_hidden(w, t, begin, columns, r, c, v);
     }
 }
 
 // Images [0, images) of the map; the whole team calls it.
-template <class Kernels>
-void grn_block(const BlockTask<Kernels>& task, const BlockWeights<Kernels>& w, Index images,
-               const Member& member, const GrnBuffers<Kernels>& buffers, const Tile<Kernels>& t,
-               Clock& clock) {
+template <class Kernels, class Weights>
+void grn_block(const BlockTask<Kernels>& task, const Weights& w, Index images, const Member& member,
+               const GrnBuffers<Kernels>& buffers, const Tile<Kernels>& t, Clock& clock) {
   using Element = typename Kernels::Element;
-  const Index panels = task.hidden / Kernels::panel;
-  const Index slices = (task.hidden + Kernels::hidden_slice - 1) / Kernels::hidden_slice;
+  const Slices slices(task.hidden, Weights::slice_unit, Weights::slice);
   for (Index image = 0; image < images; image += buffers.images) {
     const Index count = smaller(buffers.images, images - image);
     float* squares = buffers.squares + member.index * buffers.images * task.hidden;
@@ -129,16 +129,19 @@ void grn_block(const BlockTask<Kernels>& task, const BlockWeights<Kernels>& w, I
     };
     each_tile(task, image, count, member, buffers, first_pass);
     member.wait();
+    clock.resume();
     for (Index i = member.index; i < count; i += member.count)
       response_scale(buffers, i, member.count, 4 * task.channels, w.grn_gamma);
-    member.wait();
     clock.lap(PART_GRN);
+    member.wait();
+    clock.resume();
     const auto second_pass = [&](Index i, Index first, Index rows, Element* hidden) {
+      const float* scale = buffers.scale + i * task.hidden;
       t.locate(task.x, first, rows);
-      for (Index s = 0; s < slices; s++) {
-        const Index begin = panels * s / slices * Kernels::panel;
-        const Index columns = panels * (s + 1) / slices * Kernels::panel - begin;
-        rescale(hidden, task.hidden, buffers.scale + i * task.hidden, rows, begin, columns, t);
+      note_nan(w, scale, task.hidden, rows, t);
+      for (Index s = 0; s < slices.count; s++) {
+        const Index begin = slices[s].first, columns = slices[s].last - begin;
+        rescale(w, hidden, task.hidden, scale, rows, begin, columns, t);
         clock.lap(PART_GRN);
         reduce(task, w, rows, begin, columns, t);
         clock.lap(PART_REDUCE);

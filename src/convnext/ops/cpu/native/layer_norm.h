@@ -12,7 +12,8 @@ struct Moments {
 };
 
 // Of `channels` true channels in a row padded to whole vectors. Two passes: the sum of squares about
-// the mean does not cancel for rows far from zero.
+// the mean does not cancel for rows far from zero. If it overflows the scale is NaN, as the row is in
+// PyTorch: 0 would make it a plausible one.
 template <int Lanes>
 CONVNEXT_INLINE Moments moments(const float* row, Index channels, float eps) {
   const Index whole = channels / Lanes * Lanes;
@@ -27,7 +28,8 @@ CONVNEXT_INLINE Moments moments(const float* row, Index channels, float eps) {
     const Vec<Lanes> distance = keep_first<Lanes>(load<Lanes>(row + whole) - mean, channels - whole);
     squares += distance * distance;
   }
-  return {mean, 1.0f / __builtin_sqrtf(sum<Lanes>(squares) / (float)channels + eps)};
+  const float variance = sum<Lanes>(squares) / (float)channels;
+  return {mean, 1.0f / __builtin_sqrtf(variance + eps) + (variance - variance)};
 }
 
 // The vector of normalised channels from c on, zero beyond the true ones.

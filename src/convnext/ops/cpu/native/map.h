@@ -21,11 +21,15 @@ struct Map {
   Index pitch() const { return (width + kReach) * pixel; }
 
   // `row` counts through the images.
-  Stream* at(Index row, Index column) const { return data + row * pitch() + column * pixel; }
+  Stream* at(Index row, Index column) const {
+    CONVNEXT_CHECK(row >= -1 && column >= 0 && column <= width);
+    return data + row * pitch() + column * pixel;
+  }
 
   // Positions an odd number of cache lines apart fall into all sets of the caches; a power of two
   // would have the 7 rows of a window evict each other.
   static Index pixel_of(Index channels) {
+    CONVNEXT_CHECK(channels >= 0);
     const Index per_line = kLine / (Index)sizeof(Stream);
     return (((channels + per_line - 1) / per_line) | 1) * per_line;
   }

@@ -57,16 +57,26 @@ class Walk {
     int turn = 0;
     for (Index b = 0; b < p.depth; b++, turn ^= 1) {
       const BlockTask<Kernels> task{maps[turn], maps[turn ^ 1], p.channels, p.hidden, plan_.eps};
-      const BlockWeights<Kernels> w = plan_.block_weights(weights);
       clock_.start(s);
-      if (plan_.grn)
-        grn_block(task, w, count, member_, memory_.grn[s], tile_, clock_);
-      else
-        block(task, w, mine, tile_, clock_);
+      if (has_integers<Kernels> && p.quantised && p.quantised[b]) {
+        if constexpr (has_integers<Kernels>)
+          run_block(s, task, plan_.quantised_weights(weights), count, mine);
+      } else {
+        run_block(s, task, plan_.block_weights(weights), count, mine);
+      }
       member_.wait();
     }
     if (p.output) copy_out(maps[turn], p, first * p.height * p.width, mine);
     return maps[turn];
+  }
+
+  template <class Weights>
+  void run_block(Index s, const BlockTask<Kernels>& task, const Weights& w, Index images,
+                 Range mine) {
+    if (plan_.grn)
+      grn_block(task, w, images, member_, memory_.grn[s], tile_, clock_);
+    else
+      block(task, w, mine, tile_, clock_);
   }
 
   // Fills the first map of stage s.
@@ -185,7 +195,7 @@ void work(const Plan<Kernels>& plan, Member self, const TeamMemory<Kernels>*& to
 template <class Kernels>
 int run_network(const Request& request) {
   const Plan<Kernels> plan(request);
-  if (!plan.sound(request.num_weights)) return STATUS_MALFORMED;
+  if (!plan.sound()) return STATUS_MALFORMED;
   if (plan.images == 0) return STATUS_DONE;
   const TeamMemory<Kernels>* together = nullptr;
   int failed = 0;
@@ -204,6 +214,7 @@ int run_network(const Request& request) {
     // `together` lies on the stack of a thread: all must have left it
     publish();
 #pragma omp barrier
+    trim_thread_memory();
   }
   receive();
   return failed ? STATUS_OUT_OF_MEMORY : STATUS_DONE;

@@ -3,6 +3,7 @@
 
 #include "downsample.h"
 #include "grn.h"
+#include "quantised_block.h"
 #include "sets.h"
 #include "stem.h"
 
@@ -17,6 +18,7 @@ struct StagePlan {
   Index depth;
   DownsampleWeights<Kernels> downsample;
   const void* const* blocks;  // weights of the first block; the others follow
+  const uint8_t* quantised;   // for each block whether it is; null: none is
   float* output;              // null if not wanted
 };
 
@@ -44,7 +46,7 @@ class Plan {
       stem_weights.norm_weight = take<float>(next);
       stem_weights.norm_bias = take<float>(next);
     }
-    const Index block_weights = grn ? 7 : 6;
+    Index block = 0;
     for (Index s = 0; s < num_stages; s++) {
       StagePlan<Kernels>& p = stages[s];
       p.height = s ? stages[s - 1].height / 2 : stem_side(call.height);
@@ -55,10 +57,10 @@ class Plan {
       p.depth = call.depths[s];
       if (s) p.downsample = {take<Element>(next), take<float>(next)};
       p.blocks = next;
-      next += p.depth * block_weights;
+      p.quantised = call.quantised ? call.quantised + block : nullptr;
+      for (Index b = 0; b < p.depth; b++) next += weights_of_block(call, block++);
       p.output = request.outputs[s];
     }
-    num_weights = next - request.weights;
   }
 
   // Of the block whose first weight is `next`, which moves on to the following one.
@@ -71,6 +73,20 @@ class Plan {
     w.grn_gamma = grn ? take<float>(next) : nullptr;
     w.w2 = take<Element>(next);
     w.b2 = take<float>(next);
+    return w;
+  }
+
+  // Likewise of a quantised block.
+  QuantisedWeights<Kernels> quantised_weights(const void* const*& next) const {
+    QuantisedWeights<Kernels> w;
+    w.taps = take<float>(next);
+    w.taps_bias = take<float>(next);
+    w.factors = take<float>(next);
+    w.first = {take<uint8_t>(next), take<float>(next), take<float>(next), take<float>(next)};
+    w.grn_gamma = grn ? take<float>(next) : nullptr;
+    w.hidden_inverse = take<float>(next);
+    w.hidden_zero = take<float>(next);
+    w.second = {take<uint8_t>(next), take<float>(next), take<float>(next), take<float>(next)};
     return w;
   }
 
@@ -94,14 +110,14 @@ class Plan {
     return sizes;
   }
 
-  // Whether every stage has positions and the weights are as many as they should be.
-  bool sound(Index weights) const {
+  // Whether every stage has positions, and the kernels can do what the weights are for.
+  bool sound() const {
     for (Index s = 0; s < num_stages; s++)
       if (stages[s].height < 1 || stages[s].width < 1) return false;
-    return weights == num_weights;
+    return has_integers<Kernels> || !request_.call.quantised;
   }
 
-  Index num_stages, images, num_weights;
+  Index num_stages, images;
   float eps;
   bool grn;
   float* pooled;  // (images, channels of the last stage), null if not wanted

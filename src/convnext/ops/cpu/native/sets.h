@@ -21,9 +21,24 @@ int run_avx2_fp32(const Request& request);
 int run_avx512_fp32(const Request& request);
 int run_avx512_bf16(const Request& request);
 int run_amx_bf16(const Request& request);
+int run_vnni_int8(const Request& request);
+int run_amx_int8(const Request& request);
 
-// Memory of the calling thread, on a cache line; it stays until the thread asks for more or ends.
-// Null if there is none.
+// Memory of the calling thread, on a cache line; it stays until the thread asks for more, trims it or
+// ends. Null if there is none.
 void* thread_memory(int64_t bytes);
+
+// Frees the calling thread's memory if it is more than CONVNEXT_KEPT_BYTES.
+void trim_thread_memory();
+
+namespace {
+
+// How many weights a block has, counted through all stages.
+inline int64_t weights_of_block(const convnext_call& call, int64_t block) {
+  const bool quantised = call.quantised && call.quantised[block];
+  return (quantised ? 13 : 6) + (call.grn ? 1 : 0);
+}
+
+}  // namespace
 
 }  // namespace convnext

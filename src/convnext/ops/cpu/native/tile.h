@@ -30,6 +30,21 @@ struct Tiles {
   }
 };
 
+// Hidden columns, a multiple of `unit` at a time, as equal as can be; the last may be shorter.
+struct Slices {
+  Index hidden, unit, units, count;
+
+  Slices(Index hidden, Index unit, Index most)
+      : hidden(hidden),
+        unit(unit),
+        units((hidden + unit - 1) / unit),
+        count((hidden + most - 1) / most) {}
+
+  Range operator[](Index i) const {
+    return {units * i / count * unit, smaller(units * (i + 1) / count * unit, hidden)};
+  }
+};
+
 // Hands out memory piece by piece, each on a cache line; without memory it only measures.
 class Carver {
  public:
@@ -67,6 +82,7 @@ struct Tile {
   Element* hidden;  // operand (tile_rows, hidden_slice)
   float* partial;   // (tile_rows, columns) sums that wait for the next hidden slice
   float* passing;   // (tile_rows, panel) sums within one product
+  float* scales;    // (tile_rows) of the rows of an operand of integers
   Index* offsets;   // of the positions in the map
 
   Tile(Carver& memory, const TileSizes& sizes) {
@@ -76,6 +92,7 @@ struct Tile {
     hidden = memory.take<Element>(Kernels::operand_size(rows, Kernels::hidden_slice));
     partial = memory.take<float>(rows * sizes.partial_columns);
     passing = memory.take<float>(rows * Kernels::panel);
+    scales = memory.take<float>(rows);
     offsets = memory.take<Index>(rows);
   }
 

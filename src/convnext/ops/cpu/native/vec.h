@@ -10,6 +10,13 @@
 
 #define CONVNEXT_INLINE inline __attribute__((always_inline))
 
+// What must hold of every index; checked in the builds of the tests.
+#ifdef CONVNEXT_EMULATE
+#define CONVNEXT_CHECK(condition) ((condition) ? (void)0 : __builtin_trap())
+#else
+#define CONVNEXT_CHECK(condition) ((void)0)
+#endif
+
 namespace convnext {
 namespace {
 

@@ -1,0 +1,50 @@
+// Kernels for AVX-512 with products of 8-bit integers, four to a lane, in quantised blocks; products
+// of fp32 in others, and everything else in fp32.
+#include <immintrin.h>
+#include <omp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+#if defined(CONVNEXT_EMULATE)
+#pragma GCC target("avx2,fma")
+#else
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512")
+#endif
+
+#include "dot.h"
+#include "dot_int8.h"
+#include "gelu.h"
+#include "gemm.h"
+#include "network.h"
+
+namespace convnext {
+namespace {
+
+struct VnniTiling {
+  static constexpr int lanes = 16;
+  static constexpr int register_rows = 12;   // 24 registers of sums, 2 of weights
+  static constexpr Index chunk_words = 160;  // 20 KB of a panel, and 8 KB of 12 rows
+};
+
+struct VnniIntegers : VectorKernels<VnniTiling, DotInt8> {
+  static constexpr Index hidden_slice = 1024;
+};
+
+struct VnniInt8 : VectorKernels<VnniTiling, DotFp32> {
+  using Stream = float;
+  using Integers = VnniIntegers;
+  static constexpr int run = 14;  // 14 registers of sums, 7 of weights, 1 of a position
+  static constexpr Index tile_rows = 192;
+  static constexpr Index hidden_slice = 512;
+  static constexpr Index group_positions = 800;
+  static constexpr Index grn_positions = 400;
+
+  static CONVNEXT_INLINE Vec<16> gelu(const Vec<16>& x) { return convnext::gelu<16>(x); }
+};
+
+}  // namespace
+
+int run_vnni_int8(const Request& request) { return run_network<VnniInt8>(request); }
+
+}  // namespace convnext

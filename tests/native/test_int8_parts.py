@@ -1,0 +1,79 @@
+"""Products of 8-bit integers, emulated, against exact ones."""
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).parent
+NATIVE = HERE.parents[1] / "src/convnext/ops/cpu/native"
+FLAGS = ["-O2", "-std=c++17", "-fPIC", "-ffp-contract=fast", "-fno-math-errno"]
+STRICT = ["-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+
+
+def _compile(out: Path, *flags: str) -> None:
+    source = HERE / "int8_parts.cpp"
+    command = [COMPILER, *FLAGS, *STRICT, f"-I{NATIVE}", *flags, source, "-o", out]
+    subprocess.run(command, check=True)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    if "fma" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("the kernels are compiled for fused multiply-adds")
+    out = tmp_path_factory.mktemp("int8") / "emulated.so"
+    _compile(out, "-shared", "-mavx2", "-mfma", "-DCONVNEXT_EMULATE")
+    return ctypes.CDLL(str(out))
+
+
+def _aligned(x: Tensor) -> Tensor:
+    size = x.numel() * x.element_size()
+    memory = torch.empty(size + 64, dtype=torch.uint8)
+    start = -memory.data_ptr() % 64
+    return memory[start : start + size].view(x.dtype).view(x.shape).copy_(x)
+
+
+def _packed(w: Tensor, tiles: bool) -> Tensor:
+    """(columns, k): [panel][four][32 columns][4], or [panel][k tile][half][four][16 columns][4]."""
+    columns, k = w.shape
+    if not tiles:
+        return _aligned(w.view(columns // 32, 32, k // 4, 4).transpose(1, 2))
+    w = torch.nn.functional.pad(w, (0, -k % 64))
+    return _aligned(w.view(columns // 32, 2, 16, -1, 16, 4).permute(0, 3, 1, 4, 2, 5))
+
+
+@pytest.mark.parametrize("name", ["vnni", "amx"])
+@pytest.mark.parametrize("rows", [1, 13, 16, 17, 75])
+@pytest.mark.parametrize(
+    ("panels", "k", "part"),
+    [(1, 32, 64), (3, 96, 128), (2, 416, 192), (4, 64, 64), (2, 2560, 1280)],
+)
+def test_product_is_exact(
+    library: ctypes.CDLL, name: str, rows: int, panels: int, k: int, part: int
+) -> None:
+    g = torch.Generator().manual_seed(rows + panels + k)
+    a = torch.randint(0, 256, (rows, k), generator=g, dtype=torch.uint8)
+    w = torch.randint(-128, 128, (32 * panels, k), generator=g, dtype=torch.int8)
+    a[0], w[0] = 255, -128  # the largest sums that there are
+    start = _aligned(torch.randint(-(2**30), 2**30, (32 * panels,), generator=g, dtype=torch.int32))
+    packed = _packed(w, name == "amx")
+    partial = _aligned(torch.zeros(panels, -(-rows // 16) * 512))
+    out = _aligned(torch.zeros(rows, 32 * panels, dtype=torch.int32))
+    status = getattr(library, f"convnext_test_{name}")(
+        *(ctypes.c_void_p(x.data_ptr()) for x in (a, packed, start)),
+        *(ctypes.c_int64(n) for n in (rows, panels, k, part)),
+        *(ctypes.c_void_p(x.data_ptr()) for x in (partial, out)),
+    )
+    assert status == 0  # every row of every panel once
+    assert torch.equal(out.long(), a.long() @ w.long().T + start.long())
+
+
+def test_real_instructions_assemble(tmp_path: Path) -> None:
+    _compile(tmp_path / "real.o", "-c", "-march=sapphirerapids")
