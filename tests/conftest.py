@@ -13,11 +13,12 @@ os.environ.setdefault("TQDM_MININTERVAL", "0.5")
 
 # `from shapes import write_coco` in any test. Not by sys.path: the folders beside the file would
 # then pass for packages called "evaluate", "data", "train".
-_spec = importlib.util.spec_from_file_location("shapes", Path(__file__).with_name("shapes.py"))
-assert _spec is not None
-assert _spec.loader is not None
-sys.modules["shapes"] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(sys.modules["shapes"])
+for _name in ("shapes", "perturbed"):
+    _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
+    assert _spec is not None
+    assert _spec.loader is not None
+    sys.modules[_name] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules[_name])
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from convnext.ops import dispatch
 from convnext.ops.cpu import library
 from convnext.ops.cpu.features import choose, runs
 from convnext.ops.cpu.kernel_sets import KERNEL_SETS, PLAIN
+from perturbed import perturb
 
 NAMES = list_models("convnext_*") + list_models("convnextv2_*")
 SETS = [pytest.param(kernels, id=kernels.name) for kernels in KERNEL_SETS]
@@ -35,14 +36,7 @@ def network(name="convnext_atto", **args):
     with torch.device("meta"):  # large ones take seconds to initialise
         model = build_model(name, **args).eval()
     model = model.to_empty(device="cpu")
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if key.endswith(".gamma") and ".grn" not in key:
-                parameter.uniform_(0.1, 1)
-            elif parameter.ndim > 1:
-                parameter.normal_(std=0.2 if "dwconv" in key else parameter[0].numel() ** -0.5)
-            else:
-                parameter.normal_(1.0 if "norm" in key and "weight" in key else 0.0, std=0.2)
+    perturb(model)
     return model
 
 

@@ -20,6 +20,7 @@ from convnext.deploy.histogram import Histogram
 from convnext.models.convnext import NORM_EPS
 from convnext.models.registry import build_model
 from convnext.ops.cpu.kernel_sets import KERNEL_SETS, PLAIN
+from perturbed import perturb
 
 SETS = [pytest.param(k, id=k.name) for k in KERNEL_SETS if k.int8 is not None]
 TINY = {"depths": (1, 2), "dims": (24, 40), "num_classes": 10}
@@ -28,14 +29,7 @@ TINY = {"depths": (1, 2), "dims": (24, 40), "num_classes": 10}
 def network(name="convnext_atto", **args):
     """A network none of whose parameters is 0 or 1, as after training."""
     model = build_model(name, **{**TINY, **args}).eval()
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if key.endswith(".gamma") and ".grn" not in key:
-                parameter.uniform_(0.1, 1)
-            elif parameter.ndim > 1:
-                parameter.normal_(std=0.2 if "dwconv" in key else parameter[0].numel() ** -0.5)
-            else:
-                parameter.normal_(1.0 if "norm" in key and "weight" in key else 0.0, std=0.2)
+    perturb(model)
     return model
 
 

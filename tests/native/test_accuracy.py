@@ -18,6 +18,7 @@ from convnext.ops.cpu import library as loading
 from convnext.ops.cpu.features import runs
 from convnext.ops.cpu.kernel_sets import KERNEL_SETS, PLAIN, KernelSet
 from convnext.ops.cpu.library import Library
+from perturbed import perturb
 
 NAMES = list_models("convnext_*") + list_models("convnextv2_*")
 NATIVE = [kernels for kernels in KERNEL_SETS if kernels is not PLAIN and kernels.int8 is None]
@@ -45,14 +46,7 @@ def network(name: str = "convnext_atto", **args: object) -> ConvNeXt:
     with torch.device("meta"):  # large ones take seconds to initialise
         model = build_model(name, **args).eval()
     model = model.to_empty(device="cpu")
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if key.endswith(".gamma") and ".grn" not in key:
-                parameter.uniform_(0.1, 1)
-            elif parameter.ndim > 1:
-                parameter.normal_(std=0.2 if "dwconv" in key else parameter[0].numel() ** -0.5)
-            else:
-                parameter.normal_(1.0 if "norm" in key and "weight" in key else 0.0, std=0.2)
+    perturb(model)
     assert isinstance(model, ConvNeXt)
     return model
 
