@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from convnext.evaluate.cost import num_params
+from convnext.ops.dispatch import use
 
 __all__ = ["PartCost", "count_parts"]
 
@@ -67,7 +68,7 @@ def count_parts(
     model.eval()
     call: Callable[..., None] = torch.func.functional_call
     try:
-        with torch.no_grad():
+        with torch.no_grad(), use("reference"):
             call(whole, state, ())
     finally:
         for module, mode in modes.items():

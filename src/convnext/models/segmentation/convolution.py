@@ -1,9 +1,14 @@
 """Convolution, batch norm and ReLU; and the enlarging of one map to the size of another."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ConvNormReLU", "upsample"]
+from convnext.ops.dispatch import use_reference
+from convnext.ops.pyramid_convolution import pyramid_conv2d, pyramid_join
+
+__all__ = ["ConvNormReLU", "PyramidConvNormReLU", "upsample"]
 
 
 class ConvNormReLU(nn.Module):
@@ -25,6 +30,17 @@ class ConvNormReLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_dim, H, W) to (N, dim, H, W)."""
         y: Tensor = self.relu(self.bn(self.conv(x)))
+        return y
+
+
+class PyramidConvNormReLU(ConvNormReLU):
+    """The same of several maps, each enlarged to the size of the first and all joined."""
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
+        """(N, C_i, H_i, W_i), `in_dim` channels in all, to (N, dim, H_0, W_0)."""
+        if use_reference():
+            return super().forward(pyramid_join(maps))
+        y: Tensor = self.relu(self.bn(pyramid_conv2d(maps, self.conv.weight)))
         return y
 
 

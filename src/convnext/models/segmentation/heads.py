@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from convnext.models.segmentation.convolution import ConvNormReLU, upsample
+from convnext.models.segmentation.convolution import ConvNormReLU, PyramidConvNormReLU, upsample
 from convnext.models.segmentation.pyramid import PyramidPool
 
 __all__ = ["AuxiliaryHead", "UPerHead"]
@@ -48,28 +47,24 @@ class UPerHead(PyramidPool):
         super().__init__(in_dims[-1], dim, scales)
         self.lateral_convs = nn.ModuleList(ConvNormReLU(c, dim, 1) for c in in_dims[:-1])
         self.fpn_convs = nn.ModuleList(ConvNormReLU(dim, dim, 3) for _ in in_dims[:-1])
-        self.fpn_bottleneck = ConvNormReLU(len(in_dims) * dim, dim, 3)
+        self.fpn_bottleneck = PyramidConvNormReLU(len(in_dims) * dim, dim, 3)
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = _classifier(dim, num_classes)
 
     def forward_features(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (N, C_i, H_i, W_i) to what is classified, (N, dim, H_0, W_0)."""
-        y: Tensor = self.fpn_bottleneck(self._joined(maps))
+        y: Tensor = self.fpn_bottleneck(self._levels(maps))
         return y
 
-    def _joined(self, maps: Sequence[Tensor]) -> Tensor:
-        """All levels at the size of the largest, (N, 4 dim, H_0, W_0).
-
-        A function of its own, so that the levels are freed before the widest convolution.
-        """
+    def _levels(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """All levels of the pyramid, shallow to deep, (N, dim, H_i, W_i)."""
         levels = [self.pool(maps[-1])]  # deep to shallow
         for conv, m in zip(reversed(self.lateral_convs), reversed(maps[:-1]), strict=True):
             lateral = conv(m)
             levels.append(lateral + upsample(levels[-1], lateral))
         deepest, *others = levels
         smooth = [conv(p) for conv, p in zip(self.fpn_convs, reversed(others), strict=True)]
-        largest = smooth[0]
-        return torch.cat([largest, *(upsample(p, largest) for p in (*smooth[1:], deepest))], 1)
+        return [*smooth, deepest]
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (N, C_i, H_i, W_i) to logits (N, num_classes, H_0, W_0)."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from convnext.models.segmentation.convolution import ConvNormReLU, upsample
+from convnext.models.segmentation.convolution import ConvNormReLU, PyramidConvNormReLU
 
 __all__ = ["AveragePool", "PyramidPool"]
 
@@ -66,10 +66,9 @@ class PyramidPool(nn.Module):
         self.psp_modules = nn.ModuleList(
             nn.Sequential(AveragePool(scale), ConvNormReLU(in_dim, dim, 1)) for scale in scales
         )
-        self.bottleneck = ConvNormReLU(in_dim + len(scales) * dim, dim, 3)
+        self.bottleneck = PyramidConvNormReLU(in_dim + len(scales) * dim, dim, 3)
 
     def pool(self, x: Tensor) -> Tensor:
         """(N, in_dim, H, W) to (N, dim, H, W)."""
-        pooled = [upsample(module(x), x) for module in self.psp_modules]
-        joined: Tensor = self.bottleneck(torch.cat([x, *pooled], 1))
-        return joined
+        y: Tensor = self.bottleneck([x, *(module(x) for module in self.psp_modules)])
+        return y
