@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from convnext import create_model, save_pretrained
 from convnext.cli import main
 from convnext.run.folder import RunFolder
+from convnext.weights.preprocessing import Preprocessing
 
 
 @contextmanager
@@ -242,6 +244,18 @@ def test_out_of_memory_names_the_batch_that_fits(refused, train_arguments, tmp_p
         message = refused(arguments, "out of memory", "fit: set micro_batch=")
     fits = message.split("--train.micro-batch ")[1].split(")")[0]
     assert 1 <= int(fits) < 32
+
+
+def test_out_of_memory_in_a_prediction(refused, images, tmp_path):
+    model = create_model("convnext_atto", depths=(1, 1), dims=(64, 8), num_classes=2)
+    save_pretrained(model, tmp_path, preprocessing=Preprocessing(image_size=2048))
+    photo = next(images.rglob("*.png"))
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    with limited(resource.RLIMIT_AS, size + 200 * 2**20):
+        refused(
+            ["predict", str(tmp_path), str(photo), "--engine", "eager", "--workers", "0"],
+            *("out of memory", "--batch-size"),
+        )
 
 
 def test_another_image_is_no_image(run, tmp_path, capsys):

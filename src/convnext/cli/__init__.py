@@ -20,9 +20,9 @@ MISTAKE, INTERRUPTED = 2, 130
 
 # command: what it does, and the module whose function of the same name runs it
 COMMANDS = {
-    "train": ("train a classifier or a detector, or pre-train without labels", "train"),
-    "evaluate": ("score a classifier or a detector on images with labels", "use"),
-    "predict": ("classify images, or find objects in them", "use"),
+    "train": ("train a classifier, detector or segmentation network, or pre-train", "train"),
+    "evaluate": ("score a network on images with labels", "use"),
+    "predict": ("classify images, find objects in them, or classify their pixels", "use"),
     "recipes": ("list the recipes", "tables"),
     "models": ("list the networks: size, cost, accuracy", "tables"),
     "weights": ("list, inspect and convert weights", "weights"),
@@ -32,7 +32,7 @@ COMMANDS = {
     "reconstruct": ("draw what a masked autoencoder paints", "reconstruct"),
     "roadmap": ("train the steps from ResNet to ConvNeXt", "study"),
     "ablate": ("train variants of a network and compare them", "study"),
-    "export": ("write a detector as ONNX graphs", "export"),
+    "export": ("write a detector or segmentation network as a graph", "export"),
     "demo": ("train on real photographs in a few minutes and report", "use"),
 }
 
@@ -61,6 +61,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("CONVNEXT_DEBUG") == "1":
             raise
         print(f"convnext: {_message(error)}", file=sys.stderr)
+        return MISTAKE
+    except (RuntimeError, MemoryError) as error:
+        from convnext.train.memory import is_out_of_memory
+
+        if os.environ.get("CONVNEXT_DEBUG") == "1" or not is_out_of_memory(error):
+            raise
+        print(
+            "convnext: out of memory; use fewer images at a time (--batch-size), smaller images or "
+            "a smaller network",
+            file=sys.stderr,
+        )
         return MISTAKE
 
 
@@ -105,7 +116,7 @@ def _help() -> str:
         [
             "usage: convnext COMMAND [OPTIONS]",
             "",
-            "ConvNeXt: train, evaluate and use image classifiers and detectors.",
+            "ConvNeXt: train, evaluate and use classifiers, detectors and segmentation networks.",
             "",
             *lines,
             "",
