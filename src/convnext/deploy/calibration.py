@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +13,17 @@ from convnext.deploy.quantised import BlockRanges
 from convnext.deploy.ranges import find_ranges
 from convnext.ops.cpu.plan import Plan
 
-__all__ = ["BlockError", "QuantisationReport", "calibrate"]
+__all__ = ["BlockError", "QuantisationReport", "Watch", "calibrate", "unwatched"]
 
 MEASURED = 64  # images on which errors are measured; ranges come from all
+SINGLY = 16  # of these, those on which each block is tried alone: it costs the rest of the network
+
+Watch = Callable[[Sequence[Any], str], Iterable[Any]]  # gives the items, and may show progress
+
+
+def unwatched(items: Sequence[Any], title: str) -> Iterable[Any]:
+    """The items themselves."""
+    return items
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,8 @@ class QuantisationReport:
 
     Attributes:
         images: On which ranges were found.
-        measured: Images of these on which errors were measured.
+        measured: Images of these on which errors were measured; those of single blocks on the first
+            16.
         max_error: The limit for `error`.
         blocks: In order.
         error_of_all: With every block quantised.
@@ -93,6 +103,7 @@ def calibrate(
     answer: Answer,
     classes: bool,
     max_error: float,
+    watch: Watch = unwatched,
 ) -> tuple[list[BlockRanges | None], QuantisationReport]:
     """Find the ranges of hidden values, and the blocks whose quantisation harms least.
 
@@ -108,6 +119,7 @@ def calibrate(
         answer: The pooled last map to logits, or to what counts in their place.
         classes: Whether these are logits.
         max_error: Limit for the error of the answers, see `QuantisationReport`.
+        watch: Called with what is to be done next, and its title.
 
     Returns:
         For each block its range, None if it stays as it is; and what was measured.
@@ -122,9 +134,9 @@ def calibrate(
     if not all(plan.depths):
         raise ValueError(f"depths {plan.depths}: only networks with blocks in all stages quantise")
     parts = Blockwise.of(plan, weights, eps)
-    parts.ranges = find_ranges(parts, images)
+    parts.ranges = find_ranges(parts, images, watch)
     few = _first(images, MEASURED)
-    errors = _block_errors(parts, few, answer)
+    errors = _block_errors(parts, torch.cat(_first(few, SINGLY)), answer, watch)
     exact = [answer(parts.pooled(parts.enter(x), 0, [False] * len(errors))) for x in few]
 
     def compare(flags: Sequence[bool]) -> tuple[float, float | None]:
@@ -148,21 +160,20 @@ def calibrate(
     return ranges, report
 
 
-def _block_errors(parts: Blockwise, images: Sequence[Tensor], answer: Answer) -> list[float]:
+def _block_errors(parts: Blockwise, images: Tensor, answer: Answer, watch: Watch) -> list[float]:
     """Of the answers with one block quantised, for each."""
     count = len(parts.blocks)
     exactly = [False] * count
-    squares, scale = [0.0] * count, 0.0
-    for batch in images:
-        inputs = [parts.enter(batch)]
-        for i in range(count):
-            inputs.append(parts.step(i, inputs[-1], False))
-        exact = answer(inputs.pop().mean((1, 2)))
-        scale += _spread(exact)
-        for i, x in enumerate(inputs):
-            found = answer(parts.pooled(parts.step(i, x, True), i + 1, exactly))
-            squares[i] += float((found - exact).double().square().sum())
-    return [math.sqrt(square / max(scale, 1e-30)) for square in squares]
+    inputs = [parts.enter(images)]
+    for i in range(count):
+        inputs.append(parts.step(i, inputs[-1], False))
+    exact = answer(inputs.pop().mean((1, 2)))
+    errors = []
+    for i in watch(range(count), "error of each block"):
+        x, inputs[i] = inputs[i], inputs[i].new_empty(0)
+        found = answer(parts.pooled(parts.step(i, x, True), i + 1, exactly))
+        errors.append(_difference([found], [exact]))
+    return errors
 
 
 def _chosen(errors: Sequence[float], max_error: float) -> list[bool]:

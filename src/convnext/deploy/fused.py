@@ -9,7 +9,7 @@ from typing import Any, Literal, NoReturn, cast
 import torch
 from torch import Tensor, nn
 
-from convnext.deploy.calibration import QuantisationReport, calibrate
+from convnext.deploy.calibration import QuantisationReport, Watch, calibrate, unwatched
 from convnext.deploy.folding import check_network, folded_weights, plan_of
 from convnext.deploy.quantised import BlockRanges, quantised_weights
 from convnext.models.backbone import Backbone
@@ -32,6 +32,7 @@ def optimize(
     calibration: Iterable[Tensor] | None = None,
     max_error: float = 0.05,
     release: bool = False,
+    watch: Watch = unwatched,
 ) -> "FusedConvNeXt":
     """Make a network for inference on this CPU: one call of native code from image to pooled map.
 
@@ -54,6 +55,8 @@ def optimize(
             they do, and what each block adds.
         release: Whether to free the blocks' own memory as they are packed, for networks of which
             two do not fit: nothing can be computed with ``model`` afterwards.
+        watch: For "int8", which takes minutes: ``watch(items, title)`` is called for each part of
+            the calibration, and gives the items while it shows how far that has come.
 
     Raises:
         ValueError: The network has no fused form, the CPU no kernels for this precision, or
@@ -73,11 +76,15 @@ def optimize(
         raise ValueError("dtype='int8' needs calibration=, batches of normalised images")
     if not max_error >= 0:
         raise ValueError(f"max_error={max_error} must be at least 0 (0 quantises no block)")
-    return _quantise(network, calibration, max_error, release)
+    return _quantise(network, calibration, max_error, release, watch)
 
 
 def _quantise(
-    network: ConvNeXt, calibration: Iterable[Tensor], max_error: float, release: bool
+    network: ConvNeXt,
+    calibration: Iterable[Tensor],
+    max_error: float,
+    release: bool,
+    watch: Watch,
 ) -> "FusedConvNeXt":
     features = network.config.features_only
     tail = (
@@ -93,6 +100,7 @@ def _quantise(
         answer=cast(Callable[[Tensor], Tensor], tail),
         classes=not features and network.config.num_classes > 1,
         max_error=max_error,
+        watch=watch,
     )
     logger.info("quantised: %s", report)
     fused = FusedConvNeXt(network, choose("int8").kernels, ranges, release=release)

@@ -4,7 +4,7 @@ Half of what makes channels differ goes over to the matrix (`quantised.BlockRang
 whichever changes the output of the block less.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -22,17 +22,21 @@ MOST = 64.0  # that a channel is scaled, up or down
 See = Callable[[int, Tensor, Tensor], None]
 
 
-def find_ranges(parts: Blockwise, images: Sequence[Tensor]) -> list[BlockRanges]:
+Watch = Callable[[Sequence[Tensor], str], Iterable[Tensor]]
+
+
+def find_ranges(parts: Blockwise, images: Sequence[Tensor], watch: Watch) -> list[BlockRanges]:
     """The better ranges of each block.
 
     Args:
         parts: The network.
         images: Batches; the first decides between the candidates.
+        watch: Called with the batches, and what is sought in them.
 
     Raises:
         ValueError: They give values that are not finite.
     """
-    peaks = _peaks(parts, images)
+    peaks = _peaks(parts, watch(images, "largest values"))
     wanted = [_smoothing(block, *peaks[i]) for i, block in enumerate(parts.blocks)]
     seen = [[Histogram() for _ in SHARES] for _ in wanted]
 
@@ -40,7 +44,7 @@ def find_ranges(parts: Blockwise, images: Sequence[Tensor]) -> list[BlockRanges]
         for histogram, (_, divisors) in zip(seen[i], wanted[i], strict=True):
             histogram.add(hidden / divisors)
 
-    _look(parts, images, count)
+    _look(parts, watch(images, "ranges of values"), count)
     candidates = []
     for histograms, smoothings in zip(seen, wanted, strict=True):
         found = [histogram.best_range() for histogram in histograms]
@@ -53,7 +57,7 @@ def find_ranges(parts: Blockwise, images: Sequence[Tensor]) -> list[BlockRanges]
     return _better(parts, candidates, images[0])
 
 
-def _look(parts: Blockwise, images: Sequence[Tensor], see: See) -> None:
+def _look(parts: Blockwise, images: Iterable[Tensor], see: See) -> None:
     """Show the operands of every block for all images."""
     for batch in images:
         x = parts.enter(batch)
@@ -61,7 +65,7 @@ def _look(parts: Blockwise, images: Sequence[Tensor], see: See) -> None:
             x = parts.step(i, x, False, partial(see, i))
 
 
-def _peaks(parts: Blockwise, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def _peaks(parts: Blockwise, images: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """The largest magnitude of each channel of both operands, for each block."""
     peaks: dict[int, tuple[Tensor, Tensor]] = {}
 

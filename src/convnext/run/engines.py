@@ -1,9 +1,9 @@
 """How a classifier computes its answers: fused native code, compiled, or layer by layer."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from convnext.models.backbone import Backbone
 from convnext.ops.cpu.features import choose
 from convnext.ops.cpu.kernel_sets import PLAIN
 from convnext.ops.dispatch import use_reference
+from convnext.run.scoring import progress
 
 __all__ = ["WORTHWHILE", "Engine", "Running", "engine_of_this_machine", "running"]
 
@@ -99,7 +100,10 @@ def _fused(network: Backbone, dtype: Literal["auto", "fp32"], release: bool) -> 
 
 
 def _quantised(network: Backbone, calibration: Iterable[Tensor], release: bool) -> Running:
-    fused = optimize(network, "int8", calibration=calibration, release=release)
+    def watch(items: Sequence[Any], title: str) -> Iterator[Any]:
+        return progress(items, f"calibrating: {title}", total=len(items), unit="step")
+
+    fused = optimize(network, "int8", calibration=calibration, release=release, watch=watch)
     kernels, reason = choose("int8")
     slow = "; the same arithmetic in plain PyTorch, not fast" if kernels is PLAIN else ""
     return Running(

@@ -53,7 +53,12 @@ def score(
 
 
 def progress(
-    items: Iterable[T], title: str, *, total: int | None = None, show: bool = True
+    items: Iterable[T],
+    title: str,
+    *,
+    total: int | None = None,
+    show: bool = True,
+    unit: str = "batch",
 ) -> Iterator[T]:
     """The items, with a progress bar if they take longer than two seconds.
 
@@ -63,7 +68,7 @@ def progress(
         yield from items
         return
     if sys.stderr.isatty():
-        yield from tqdm(items, desc=title, total=total, delay=PATIENCE, leave=False, unit="batch")
+        yield from tqdm(items, desc=title, total=total, delay=PATIENCE, leave=False, unit=unit)
         return
     last = time.monotonic()
     for done, item in enumerate(items, 1):
@@ -71,4 +76,4 @@ def progress(
         if time.monotonic() - last >= LINE_SECONDS:
             last = time.monotonic()
             of = f" of {total}" if total is not None else ""
-            print(f"{title}: {done}{of} batches", file=sys.stderr, flush=True)
+            print(f"{title}: {done}{of}", file=sys.stderr, flush=True)
