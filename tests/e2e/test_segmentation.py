@@ -192,6 +192,16 @@ MISTAKES = {
 }
 
 
+def test_doctor_reads_masks_as_training_would(tmp_path, capsys):
+    data = str(spoilt(tmp_path, _outside))
+    assert main(["doctor", "--data", data, "--ignore-values", "77", "255"]) == 0
+    assert main(["doctor", "--data", data, "--masks", "instances"]) == 0
+    (tmp_path / "plain").mkdir()
+    for rest in ([], ["--data", str(tmp_path / "plain")]):
+        assert main(["doctor", *rest, "--reduce-zero-label", "no"]) == 2
+        assert "--reduce-zero-label is for " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("case", MISTAKES)
 def test_mistakes_end_with_one_message_before_training(case, tmp_path, capsys):
     change, words = MISTAKES[case]

@@ -312,19 +312,29 @@ class DoctorArguments:
     """Which images to examine."""
 
     data: str = ""
-    """A folder, CSV, tar shards or hf:NAME; or images with boxes in COCO, Pascal VOC or YOLO
-    form. Without data only the engine of this machine is named."""
+    """A folder, CSV, tar shards or hf:NAME; images with boxes in COCO, Pascal VOC or YOLO form; or
+    images beside masks. Without data only the engine of this machine is named."""
     workers: int = -1
     """Processes that read images (-1 = all cores)."""
     json: str = ""
     """Write the findings to this JSON file."""
+    masks: Literal["classes", "instances"] | None = None
+    """Of images beside masks: what values of masks mean, classes (as if not given) or numbered
+    objects; --data.masks of train."""
+    reduce_zero_label: Literal["auto", "yes", "no"] | None = None
+    """Likewise: whether value 0 of a mask is ignored."""
+    ignore_values: tuple[int, ...] | None = None
+    """Likewise: the values of masks that count for nothing."""
 
 
 def doctor(arguments: list[str]) -> int:
     """Check images before training, and name the engine; status 1 when something is wrong."""
     args = parse(DoctorArguments, arguments, "doctor")
-    if args.json and not args.data:
-        raise ValueError("--json is for what was found in images: --data DIR names them")
+    given = {name: value for name in READING if (value := getattr(args, name)) is not None}
+    if not args.data:
+        for name in ("json", *given) if args.json else given:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} is for what is found in images: --data DIR names them")
     from convnext.run.engines import engine_of_this_machine
 
     sound = True
@@ -332,7 +342,7 @@ def doctor(arguments: list[str]) -> int:
         from convnext.run.doctor import doctor
 
         json = Path(args.json) if args.json else None
-        sound = doctor(args.data, workers=args.workers, json=json)
+        sound = doctor(args.data, workers=args.workers, json=json, reading=given)
     print(f"classifiers on this CPU: engine {engine_of_this_machine()}")
     return 0 if sound else 1
 

@@ -1,8 +1,9 @@
 """Check data before training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from json import dumps, loads
 from pathlib import Path
+from typing import Any
 
 from convnext.data import DataConfig, DetectionDataConfig, SegmentationDataConfig
 from convnext.data.detection import is_detection_set
@@ -15,7 +16,12 @@ __all__ = ["doctor"]
 
 
 def doctor(
-    data: str, *, workers: int = -1, json: Path | None = None, say: Callable[[str], None] = say_line
+    data: str,
+    *,
+    workers: int = -1,
+    json: Path | None = None,
+    reading: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = say_line,
 ) -> bool:
     """Read every image, say what is wrong with the data, and whether it can be trained on.
 
@@ -27,17 +33,22 @@ def doctor(
         workers: Processes that read them, -1 = fit for this machine.
         json: A file to write what was found to: a report; of data with both forms an object with
             `ok` and a report for each.
+        reading: Fields of `SegmentationDataConfig` that say how masks are read.
         say: Where what was found goes.
 
     Raises:
-        ValueError: There is no data at this place.
+        ValueError: There is no data at this place, or none with masks to be read in this way.
         OSError: A folder cannot be read, or `json` not be written.
     """
     reports: dict[str, DoctorReport] = {}
     if is_detection_set(data):
         reports["detection"] = scan_detection(DetectionDataConfig(path=data), workers)
     if is_segmentation_set(data):
-        reports["segmentation"] = scan_segmentation(SegmentationDataConfig(path=data), workers)
+        config = SegmentationDataConfig(path=data, **(reading or {}))
+        reports["segmentation"] = scan_segmentation(config, workers)
+    elif reading:
+        option = next(iter(reading)).replace("_", "-")
+        raise ValueError(f"--{option} is for images beside masks of classes, and {data} has none")
     if not reports:
         reports["classification"] = scan(DataConfig(path=data), workers)
     shut = [r.errors[0] for r in reports.values() if r.errors and r.errors[0].kind == "cannot_open"]

@@ -21,7 +21,10 @@ from convnext.train.recipe_check import HARMLESS
 __all__ = ["RunFolder", "command_line", "say_line", "versions", "write_text"]
 
 # What a recipe says about itself, and where the images lie now.
-FREE = ("name", "source", "expected_top1", "expected_ap", "cost", "notes", "data.path")
+FREE = (
+    *("name", "source", "expected_top1", "expected_ap", "expected_miou", "cost", "notes"),
+    "data.path",
+)
 
 LOCK = ".lock"  # held by the process that trains in the folder
 
