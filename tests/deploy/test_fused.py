@@ -205,6 +205,7 @@ def test_export_and_compile(kernels):
     anything = torch.export.export(fused, (x,), dynamic_shapes=({**sizes},))
     y = torch.randn(3, 3, 64, 56)
     torch.testing.assert_close(anything.module()(y), fused(y))
+    torch.compiler.reset()  # for networks of all sets of kernels it would give up
     compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), want)
 
@@ -212,6 +213,7 @@ def test_export_and_compile(kernels):
 @pytest.mark.slow
 def test_the_default_compiler_takes_it():
     fused, x = optimize(network(**TINY)), torch.randn(2, 3, 40, 56)
+    torch.compiler.reset()
     compiled = torch.compile(fused, fullgraph=True)
     torch.testing.assert_close(compiled(x), fused(x), rtol=1e-4, atol=1e-4)
 

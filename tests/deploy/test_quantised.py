@@ -19,6 +19,7 @@ from convnext.deploy.fused import FusedConvNeXt, optimize
 from convnext.deploy.histogram import Histogram
 from convnext.models.convnext import NORM_EPS
 from convnext.models.registry import build_model
+from convnext.ops.cpu.features import runs
 from convnext.ops.cpu.kernel_sets import KERNEL_SETS, PLAIN
 from perturbed import perturb
 
@@ -159,8 +160,11 @@ def test_a_state_dict_goes_from_kernels_to_kernels(old, new):
     target.load_state_dict(torch.load(file, weights_only=True))
     assert target.kernels == new
     assert target.plan.quantised == (False, True, True)
-    lossy = "bf16" in (old.precision, new.precision)
-    bound = 0.05 if lossy and old != new else 1e-5
+    bound = 1e-5
+    if runs(old) != runs(new):
+        bound = 1e-3  # where one sum differs by its rounding, an integer rounds the other way
+    if "bf16" in (old.precision, new.precision) and old != new:
+        bound = 0.05
     assert error(target(x), source(x)) < bound
 
 

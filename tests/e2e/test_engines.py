@@ -164,7 +164,9 @@ def test_engines_are_for_classifiers(target, capsys):
 def test_doctor_names_the_engine(images, monkeypatch, capsys):
     assert main(["doctor"]) == 0
     engine = "fused (avx" if NATIVE else "eager (no native kernels"
-    assert f"classifiers on this CPU: engine {engine}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"classifiers on this CPU: engine {engine}" in said
+    assert ("--engine int8 takes" in said) == NATIVE
     monkeypatch.setenv("CONVNEXT_CPU", "off")
     assert main(["doctor", "--data", str(images), "--workers", "0"]) == 0
     assert "engine eager (no native kernels: CONVNEXT_CPU=off)" in capsys.readouterr().out
@@ -178,15 +180,15 @@ QUICK = ("--rounds", "1", "--seconds", "0.01", "--device", "cpu", "--sizes", "64
 def test_bench_of_native_code_with_its_parts(capsys, tmp_path):
     file = tmp_path / "rows.json"
     names = ["convnext_atto", "convnextv2_atto"]
-    arguments = ["bench", *names, *QUICK, "--batch-sizes", "1", "2", "--json", str(file)]
-    assert main([*arguments, "--engine", "fused", "--profile"]) == 0
+    arguments = ["bench", *names, *QUICK, "--dtypes", "fp32", "int8", "--json", str(file)]
+    assert main([*arguments, "--batch-sizes", "1", "2", "--engine", "fused", "--profile"]) == 0
     rows = json.loads(file.read_text())["rows"]
-    assert [(r["network"], r["mode"]) for r in rows] == [(n, "fused") for n in 2 * names]
+    assert [(r["network"], r["mode"]) for r in rows] == [(n, "fused") for n in 4 * names]
     assert all(row["images_per_second"] > 0 for row in rows)
     assert all(row.get("training_images_per_second") is None for row in rows)
     said = capsys.readouterr().out
-    for name, batch in product(names, (1, 2)):
-        assert f"{name}, 64 px, batch {batch}, fp32" in said
+    for name, batch, dtype in product(names, (1, 2), ("fp32", "int8")):
+        assert f"{name}, 64 px, batch {batch}, {dtype}" in said
     for part in ("depthwise", "GEMM 1, GELU", "GRN", "GFLOP/s a thread"):
         assert part in said
 
@@ -197,6 +199,7 @@ def test_bench_refuses_what_native_code_cannot_do(capsys, monkeypatch):
         ("--engine", "fused"): "no native kernels to measure",
         ("--engine", "fused", "--phases", "training"): "for inference on CPUs",
         ("--engine", "fused", "--dtypes", "fp16"): "not in fp16",
+        ("--dtypes", "int8"): "--engine fused",
         ("--engine", "fused", "--modes", "eager"): "give one of the two",
         ("--profile",): "add --engine fused",
     }

@@ -40,16 +40,21 @@ def _aligned(x: Tensor) -> Tensor:
     return memory[start : start + size].view(x.dtype).view(x.shape).copy_(x)
 
 
-def _packed(w: Tensor, tiles: bool) -> Tensor:
-    """(columns, k): [panel][four][32 columns][4], or [panel][k tile][half][four][16 columns][4]."""
-    columns, k = w.shape
-    if not tiles:
-        return _aligned(w.view(columns // 32, 32, k // 4, 4).transpose(1, 2))
-    w = torch.nn.functional.pad(w, (0, -k % 64))
-    return _aligned(w.view(columns // 32, 2, 16, -1, 16, 4).permute(0, 3, 1, 4, 2, 5))
+# name: columns of a panel, and integers in 32 bits
+PANELS = {"madd": (16, 2), "avx_vnni": (16, 4), "vnni": (32, 4), "amx": (32, 4)}
 
 
-@pytest.mark.parametrize("name", ["vnni", "amx"])
+def _packed(w: Tensor, name: str) -> Tensor:
+    """(columns, k): [panel][word][columns][group]; [panel][k tile][half][four][columns][4]."""
+    (columns, k), (panel, group) = w.shape, PANELS[name]
+    if name == "amx":
+        w = torch.nn.functional.pad(w, (0, -k % 64))
+        return _aligned(w.view(columns // 32, 2, 16, -1, 16, 4).permute(0, 3, 1, 4, 2, 5))
+    w = w.to({2: torch.int16, 4: torch.int8}[group])
+    return _aligned(w.view(columns // panel, panel, k // group, group).transpose(1, 2))
+
+
+@pytest.mark.parametrize("name", PANELS)
 @pytest.mark.parametrize("rows", [1, 13, 16, 17, 75])
 @pytest.mark.parametrize(
     ("panels", "k", "part"),
@@ -59,13 +64,14 @@ def test_product_is_exact(
     library: ctypes.CDLL, name: str, rows: int, panels: int, k: int, part: int
 ) -> None:
     g = torch.Generator().manual_seed(rows + panels + k)
+    columns = panels * PANELS[name][0]
     a = torch.randint(0, 256, (rows, k), generator=g, dtype=torch.uint8)
-    w = torch.randint(-128, 128, (32 * panels, k), generator=g, dtype=torch.int8)
+    w = torch.randint(-128, 128, (columns, k), generator=g, dtype=torch.int8)
     a[0], w[0] = 255, -128  # the largest sums that there are
-    start = _aligned(torch.randint(-(2**30), 2**30, (32 * panels,), generator=g, dtype=torch.int32))
-    packed = _packed(w, name == "amx")
+    start = _aligned(torch.randint(-(2**30), 2**30, (columns,), generator=g, dtype=torch.int32))
+    packed = _packed(w, name)
     partial = _aligned(torch.zeros(panels, -(-rows // 16) * 512))
-    out = _aligned(torch.zeros(rows, 32 * panels, dtype=torch.int32))
+    out = _aligned(torch.zeros(rows, columns, dtype=torch.int32))
     status = getattr(library, f"convnext_test_{name}")(
         *(ctypes.c_void_p(x.data_ptr()) for x in (a, packed, start)),
         *(ctypes.c_int64(n) for n in (rows, panels, k, part)),

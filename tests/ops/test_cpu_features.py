@@ -49,7 +49,8 @@ VNNI = AVX512 | Feature.AVX512_VNNI
     ("found", "name"),
     [
         (Feature(0), "plain"),
-        (AVX512 | Feature.AVX_VNNI, "plain"),
+        (AVX512, "avx2_int8"),
+        (AVX512 | Feature.AVX_VNNI, "avx_vnni_int8"),
         (VNNI, "vnni_int8"),
         (VNNI | BF16 | Feature.AMX_BF16, "vnni_int8"),
         (VNNI | BF16 | Feature.AMX_BF16 | Feature.AMX_INT8, "amx_int8"),

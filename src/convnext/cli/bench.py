@@ -36,8 +36,8 @@ class BenchArguments:
     2048x512."""
     batch_sizes: tuple[int, ...] = ()
     """Images a batch; 32 by default, or as the table."""
-    dtypes: tuple[Literal["fp32", "tf32", "bf16", "fp16"], ...] = ()
-    """Arithmetic; fp32 by default, or as the table."""
+    dtypes: tuple[Literal["fp32", "tf32", "bf16", "fp16", "int8"], ...] = ()
+    """Arithmetic; fp32 by default, or as the table. int8 with --engine fused."""
     formats: tuple[Literal["contiguous", "channels_last"], ...] = ()
     """Layouts of images and weights in memory; channels_last by default, or as the table."""
     modes: tuple[Literal["eager", "compiled", "fused"], ...] = ()
@@ -254,10 +254,11 @@ def _bench_parts(args: BenchArguments, noun: str) -> int:
         or args.modes
         or args.engine
         or args.profile
+        or "int8" in args.dtypes
     ):
         raise ValueError(
             f"of {noun} only --phases inference is timed, without --modes, --engine, --profile, "
-            "--plot and --count"
+            "--plot, --count and int8"
         )
     if max(map(len, (args.sizes, args.batch_sizes, args.formats))) > 1:
         raise ValueError(f"{noun} take one of each: --sizes, --batch-sizes, --formats")

@@ -46,8 +46,7 @@ def optimize(
         dtype: Precision of the matrix products; all else is fp32, but for bf16 and int8 on AMX:
             there the maps between blocks are bf16 too, and GELU errs by up to 6e-4. "fp32"; "bf16";
             "auto": bf16 where this CPU computes faster in it, else fp32; "int8": 8-bit integers in
-            the pointwise layers of those blocks that they harm least, bf16 or fp32 elsewhere (on a
-            CPU without AVX512-VNNI the same arithmetic in plain PyTorch, which is slow).
+            the pointwise layers of those blocks that they harm least, bf16 or fp32 elsewhere.
         calibration: For "int8": batches of images (N, C, H, W), normalised as the network takes
             them, such as it will see: 100 or more for the ranges of values.
         max_error: For "int8": how far the logits of calibration images may change, root mean square

@@ -85,6 +85,8 @@ class BenchConfig:
             raise ValueError(
                 "native code is for inference on CPUs: --phases inference --device cpu"
             )
+        if "int8" in self.dtypes and set(self.modes) != {"fused"}:
+            raise ValueError("int8 is arithmetic of native code: --engine fused")
         if "tf32" in self.dtypes and not self.device.startswith("cuda"):
             raise ValueError("tf32 is arithmetic of CUDA devices; take fp32 or bf16 on this one")
 

@@ -1,5 +1,6 @@
 """One network of a benchmark: built by any library, and as a function that infers or trains."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ __all__ = [
     "training",
 ]
 
-Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
+Dtype = Literal["fp32", "tf32", "bf16", "fp16", "int8"]
 Format = Literal["contiguous", "channels_last"]
 Mode = Literal["eager", "compiled", "fused"]
 DTYPES = {
@@ -48,6 +49,7 @@ DTYPES = {
     "fp16": torch.float16,
 }
 NUM_CLASSES = 1000
+CALIBRATION_IMAGES, CALIBRATION_SIZE = 2, 64  # of noise: speed does not depend on the ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,14 +175,18 @@ def has_fused_form(network: str) -> bool:
 
 
 def fused(model: nn.Module, dtype: Dtype) -> FusedConvNeXt:
-    """A network of ours in native code of this precision.
+    """A network of ours in native code of this precision; in int8 all blocks are quantised.
 
     Raises:
         ValueError: It has no fused form, or there is no native code for this precision here.
     """
-    if dtype not in ("fp32", "bf16"):
-        raise ValueError(f"native code computes in fp32 and bf16, not in {dtype}")
-    network = optimize(model.eval(), dtype)
+    if dtype == "int8":
+        few = torch.randn(CALIBRATION_IMAGES, 3, CALIBRATION_SIZE, CALIBRATION_SIZE)
+        network = optimize(model.eval(), "int8", calibration=[few], max_error=math.inf)
+    elif dtype in ("fp32", "bf16"):
+        network = optimize(model.eval(), dtype)
+    else:
+        raise ValueError(f"native code computes in fp32, bf16 and int8, not in {dtype}")
     if network.kernels is PLAIN:
         raise ValueError(f"no native kernels to measure: {choose(dtype).reason}")
     return network

@@ -146,7 +146,7 @@ def engine_of_this_machine() -> str:
     kernels, reason = choose("fp32")
     if kernels is PLAIN:
         return f"eager (no native kernels: {reason})"
-    return f"fused ({_words('fp32')})"
+    return f"fused ({_words('fp32')}; --engine int8 takes {choose('int8').kernels.name})"
 
 
 @cache

@@ -68,8 +68,7 @@ def choose(dtype: Precision | Literal["int8", "auto"] = "auto", cap: str | None 
         cap: A value of ``CONVNEXT_CPU``, in place of the variable's.
 
     Returns:
-        The choice; plain PyTorch where no native code can run, for "int8" also where the CPU has
-        no products of 8-bit integers.
+        The choice; plain PyTorch where no native code can run.
 
     Raises:
         ValueError: The CPU has no kernels for bf16, or the precision or the cap is unknown.
@@ -90,8 +89,6 @@ def choose(dtype: Precision | Literal["int8", "auto"] = "auto", cap: str | None 
         if k.needs & features == k.needs and (k.int8 is not None) == (dtype == "int8")
     ]
     if dtype == "int8":
-        if not sets:
-            return Choice(PLAIN, f"no AVX512-VNNI or AMX-INT8 on this CPU ({_words(features)})")
         return Choice(sets[-1], f"fastest int8 kernels that this CPU runs ({_words(features)})")
     if dtype == "auto":
         slow = not features & Feature.AMX_BF16 and not bf16_is_full_rate()

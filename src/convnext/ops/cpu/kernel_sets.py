@@ -38,12 +38,14 @@ class Layout:
         k_unit: Inner dimensions are padded to a multiple of it.
         half: Columns of a tile of AMX, whose panels lie as
             [K / k_unit][2 halves][16][16][group]; else 0.
+        integer: What a matrix of 8-bit integers consists of.
     """
 
     group: int
     panel: int
     k_unit: int
     half: int = 0
+    integer: torch.dtype = torch.int8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,28 @@ KERNEL_SETS = (
         k_unit=32,
         half=16,
         needs=_AVX512_BF16 | Feature.AMX_BF16,
+    ),
+    KernelSet(
+        name="avx2_int8",
+        number=6,
+        precision="fp32",
+        group=1,
+        panel=16,
+        unit=8,
+        k_unit=1,
+        int8=Layout(group=2, panel=16, k_unit=2, integer=torch.int16),
+        needs=Feature.AVX2,
+    ),
+    KernelSet(
+        name="avx_vnni_int8",
+        number=7,
+        precision="fp32",
+        group=1,
+        panel=16,
+        unit=8,
+        k_unit=1,
+        int8=Layout(group=4, panel=16, k_unit=4),
+        needs=Feature.AVX2 | Feature.AVX_VNNI,
     ),
     KernelSet(
         name="vnni_int8",

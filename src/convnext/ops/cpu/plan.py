@@ -54,8 +54,10 @@ class Slot:
 
     def dtype(self, kernels: KernelSet) -> torch.dtype:
         """Of the packed form."""
-        if self.number != "float":
-            return {"int8": torch.int8, "int32": torch.int32}[self.number]
+        if self.number == "int32":
+            return torch.int32
+        if self.number == "int8":
+            return self.layout(kernels).integer
         return kernels.dtype if self.kind == "matrix" else torch.float32
 
     def layout(self, kernels: KernelSet) -> Layout:

@@ -28,8 +28,8 @@ struct AmxIntegers {
     CONVNEXT_CHECK(row >= 0 && column >= 0 && column % 32 == 0 && column < round_up(depth, depth_unit));
     const Index tile = tile_of(row) * Int8Numbers::tiles(depth) + (column >> 6);
     uint8_t* to = operand + tile * (Index)sizeof(OperandTile) + row_in_tile(row) * 64 + (column & 63);
-    store_bytes(to, words[0]);
-    store_bytes(to + lanes, words[1]);
+    store_bytes<lanes>(to, words[0]);
+    store_bytes<lanes>(to + lanes, words[1]);
   }
 
   template <class Finish>

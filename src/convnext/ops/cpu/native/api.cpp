@@ -21,6 +21,8 @@ constexpr Set kSets[] = {
     {FEATURE_AVX2 | FEATURE_AVX512 | FEATURE_AVX512_VNNI, run_vnni_int8},
     {FEATURE_AVX2 | FEATURE_AVX512 | FEATURE_AVX512_BF16 | FEATURE_AMX_BF16 | FEATURE_AMX_INT8,
      run_amx_int8},
+    {FEATURE_AVX2, run_avx2_int8},
+    {FEATURE_AVX2 | FEATURE_AVX_VNNI, run_avx_vnni_int8},
 };
 constexpr int64_t kNumSets = sizeof kSets / sizeof kSets[0];
 

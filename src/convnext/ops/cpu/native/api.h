@@ -18,7 +18,9 @@ enum convnext_kernels {
   AVX512_BF16 = 2,
   AMX_BF16 = 3,
   VNNI_INT8 = 4,  // blocks that are not quantised as AVX512_FP32
-  AMX_INT8 = 5    // as AMX_BF16
+  AMX_INT8 = 5,   // as AMX_BF16
+  AVX2_INT8 = 6,  // as AVX2_FP32
+  AVX_VNNI_INT8 = 7
 };
 
 enum convnext_feature {
@@ -67,7 +69,7 @@ uint64_t convnext_cpu_features(void);
 //   stem: W (K = channels * k * k in order (ci, ky, kx)), bias, [norm weight, norm bias]
 //   stage i: if i > 0: W (K = 4 * padded channels, in order (ky, kx, c)), bias; for every block:
 //     depthwise (49, padded channels), its bias, W1, b1, [grn gamma], W2, b2
-// In place of W and b a quantised block has W of int8, start values of the sums (int32), units of the
+// In place of W and b a quantised block has W of int8 (AVX2_INT8: in 16 bits), start values of the sums (int32), units of the
 // outputs, bias; before the first lie factors of the normalised channels, before the second 1 / scale of
 // each hidden channel and their zero point (1).
 // Memory for what lies between input and outputs belongs to the threads that compute: each keeps the

@@ -1,4 +1,4 @@
-// Kernels for AVX2 and FMA: 16 registers of 8 lanes.
+// Kernels for AVX2 and FMA.
 #include <omp.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -6,33 +6,11 @@
 
 #pragma GCC target("avx2,fma")
 
-#include "dot.h"
-#include "gelu.h"
-#include "gemm.h"
+#include "avx2_kernels.h"
 #include "network.h"
 
 namespace convnext {
-namespace {
 
-struct Avx2Tiling {
-  static constexpr int lanes = 8;
-  static constexpr int register_rows = 6;    // 12 registers of sums, 2 of weights, 1 of a row
-  static constexpr Index chunk_words = 192;  // 12 KB of a panel, and 4.5 KB of 6 rows
-};
-
-struct Avx2Fp32 : VectorKernels<Avx2Tiling, DotFp32> {
-  using Stream = float;
-  static constexpr int run = 7;  // 7 registers of sums, 7 of weights, 1 of a position
-  static constexpr Index tile_rows = 128;
-  static constexpr Index hidden_slice = 384;
-  static constexpr Index group_positions = 800;
-  static constexpr Index grn_positions = 400;
-
-  static CONVNEXT_INLINE Vec<8> gelu(const Vec<8>& x) { return convnext::gelu<8>(x); }
-};
-
-}  // namespace
-
-int run_avx2_fp32(const Request& request) { return run_network<Avx2Fp32>(request); }
+int run_avx2_fp32(const Request& request) { return run_network<Avx2Kernels>(request); }
 
 }  // namespace convnext

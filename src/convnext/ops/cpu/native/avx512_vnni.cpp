@@ -12,39 +12,23 @@
 #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512")
 #endif
 
-#include "dot.h"
+#include "avx512_kernels.h"
 #include "dot_int8.h"
-#include "gelu.h"
-#include "gemm.h"
 #include "network.h"
 
 namespace convnext {
 namespace {
 
-struct VnniTiling {
-  static constexpr int lanes = 16;
-  static constexpr int register_rows = 12;   // 24 registers of sums, 2 of weights
-  static constexpr Index chunk_words = 160;  // 20 KB of a panel, and 8 KB of 12 rows
-};
-
-struct VnniIntegers : VectorKernels<VnniTiling, DotInt8> {
+struct VnniIntegers : VectorKernels<Avx512Tiling, DotInt8> {
   static constexpr Index hidden_slice = 1024;
 };
 
-struct VnniInt8 : VectorKernels<VnniTiling, DotFp32> {
-  using Stream = float;
+struct VnniInt8Kernels : Avx512Kernels<DotFp32> {
   using Integers = VnniIntegers;
-  static constexpr int run = 14;  // 14 registers of sums, 7 of weights, 1 of a position
-  static constexpr Index tile_rows = 192;
-  static constexpr Index hidden_slice = 512;
-  static constexpr Index group_positions = 800;
-  static constexpr Index grn_positions = 400;
-
-  static CONVNEXT_INLINE Vec<16> gelu(const Vec<16>& x) { return convnext::gelu<16>(x); }
 };
 
 }  // namespace
 
-int run_vnni_int8(const Request& request) { return run_network<VnniInt8>(request); }
+int run_vnni_int8(const Request& request) { return run_network<VnniInt8Kernels>(request); }
 
 }  // namespace convnext

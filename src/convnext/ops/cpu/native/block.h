@@ -43,7 +43,8 @@
 //
 //   using Integers;   void, or the same for products of 8-bit integers (quantised_block.h): lanes, panel,
 //   depth_unit, hidden_slice, operand_size, put and multiply, where words of vectors are integers and
-//   Element is uint8_t. Their operands need no more bytes than those of floating-point numbers.
+//   Element holds one (uint8_t or int16_t). Their operands need no more bytes than those of
+//   floating-point numbers.
 //
 //   static void enter(State&), leave(State&), struct State: around the work of one thread in one call
 //   (AMX: tile configuration saved and loaded, restored); empty elsewhere.

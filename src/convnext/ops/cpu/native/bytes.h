@@ -1,4 +1,4 @@
-// The low bytes of 16 words, side by side.
+// The low bytes of 8 or 16 words, side by side.
 #pragma once
 
 #include "vec.h"
@@ -10,16 +10,28 @@
 namespace convnext {
 namespace {
 
-// One instruction, which GCC does not find by itself: it takes the lanes apart.
-CONVNEXT_INLINE void store_bytes(uint8_t* to, const Vec<16>& words) {
+// A few instructions, which GCC does not find by itself: it takes the lanes apart.
 #if defined(CONVNEXT_EMULATE)
-  for (int i = 0; i < 16; i++) to[i] = (uint8_t)((VecTypes<16>::Words)words)[i];
-#else
-  // Without a mask GCC's header takes an undefined operand, and then warns of it.
-  const __m128i bytes = _mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)words);
-  __builtin_memcpy(to, &bytes, sizeof bytes);
-#endif
+template <int Lanes>
+CONVNEXT_INLINE void store_bytes(uint8_t* to, const Vec<Lanes>& words) {
+  for (int i = 0; i < Lanes; i++) to[i] = (uint8_t)((typename VecTypes<Lanes>::Words)words)[i];
 }
+#else
+template <int Lanes>
+CONVNEXT_INLINE void store_bytes(uint8_t* to, const Vec<Lanes>& words) {
+  if constexpr (Lanes == 16) {
+    // Without a mask GCC's header takes an undefined operand, and then warns of it.
+    const __m128i bytes = _mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)words);
+    __builtin_memcpy(to, &bytes, sizeof bytes);
+  } else {
+    const __m256i low = (__m256i)((VecTypes<8>::Words)words & 0xffu);
+    const __m128i halves = _mm_packus_epi32(_mm256_castsi256_si128(low),
+                                            _mm256_extracti128_si256(low, 1));
+    const __m128i bytes = _mm_packus_epi16(halves, halves);
+    __builtin_memcpy(to, &bytes, 8);
+  }
+}
+#endif
 
 }  // namespace
 }  // namespace convnext

@@ -20,7 +20,7 @@ struct DotInt8 {
   // The low byte of each word.
   template <int Lanes>
   static CONVNEXT_INLINE void write(uint8_t* to, const Vec<Lanes>& words) {
-    store_bytes(to, words);
+    store_bytes<Lanes>(to, words);
   }
 
 #if defined(CONVNEXT_EMULATE)
@@ -42,8 +42,11 @@ struct DotInt8 {
   template <int Lanes>
   static CONVNEXT_INLINE Vec<Lanes> step(const Vec<Lanes>& sum, const Vec<Lanes>& a,
                                          const Vec<Lanes>& b) {
-    static_assert(Lanes == 16, "vpdpbusd here takes whole AVX-512 registers");
-    return (Vec<Lanes>)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+    if constexpr (Lanes == 16) {
+      return (Vec<Lanes>)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+    } else {
+      return (Vec<Lanes>)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)a, (__m256i)b);
+    }
   }
 #endif
 };

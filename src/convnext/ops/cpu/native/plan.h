@@ -78,15 +78,16 @@ class Plan {
 
   // Likewise of a quantised block.
   QuantisedWeights<Kernels> quantised_weights(const void* const*& next) const {
+    using Integer = typename Kernels::Integers::Element;
     QuantisedWeights<Kernels> w;
     w.taps = take<float>(next);
     w.taps_bias = take<float>(next);
     w.factors = take<float>(next);
-    w.first = {take<uint8_t>(next), take<float>(next), take<float>(next), take<float>(next)};
+    w.first = {take<Integer>(next), take<float>(next), take<float>(next), take<float>(next)};
     w.grn_gamma = grn ? take<float>(next) : nullptr;
     w.hidden_inverse = take<float>(next);
     w.hidden_zero = take<float>(next);
-    w.second = {take<uint8_t>(next), take<float>(next), take<float>(next), take<float>(next)};
+    w.second = {take<Integer>(next), take<float>(next), take<float>(next), take<float>(next)};
     return w;
   }
 

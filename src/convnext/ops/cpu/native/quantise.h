@@ -43,7 +43,8 @@ CONVNEXT_INLINE float largest_lane(const Vec<Lanes>& v) {
 // row had NaN or infinities, which the integers cannot tell.
 template <class Kernels>
 CONVNEXT_INLINE float quantise_row(const float* row, const float* factors, Index channels,
-                                   Index padded, float eps, uint8_t* operand, Index r) {
+                                   Index padded, float eps,
+                                   typename Kernels::Integers::Element* operand, Index r) {
   constexpr int L = Kernels::lanes, N = Kernels::channel_unit / L;
   using Ints = typename VecTypes<L>::Ints;
   const Moments m = moments<L>(row, channels, eps);

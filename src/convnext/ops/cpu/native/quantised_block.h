@@ -22,33 +22,36 @@ constexpr bool exist<void> = false;
 template <class Kernels>
 constexpr bool has_integers = exist<typename Kernels::Integers>;
 
-// A matrix of int8, where the sums of its outputs begin (int32), and what they stand for:
+// A matrix of 8-bit integers, where the sums of its outputs begin (int32), and what they stand for:
 // sum * unit + bias.
+template <class Element>
 struct IntegerMatrix {
-  const uint8_t* w;
+  const Element* w;
   const float *start, *unit, *bias;
 };
 
 template <class Kernels>
 struct QuantisedWeights {
+  using Integers = typename Kernels::Integers;
+  using Matrix = IntegerMatrix<typename Integers::Element>;
+
   const float *taps, *taps_bias;  // (49, C), (C)
   const float* factors;           // (C) of the normalised channels
-  IntegerMatrix first;            // K = C, N = hidden
+  Matrix first;                   // K = C, N = hidden
   const float* grn_gamma;         // (hidden), null without GRN
   const float* hidden_inverse;    // (hidden) 1 / scale
   const float* hidden_zero;       // (1)
-  IntegerMatrix second;           // K = hidden, N = C
+  Matrix second;                  // K = hidden, N = C
 
-  using Integers = typename Kernels::Integers;
   static constexpr Index slice_unit = Kernels::panel > Integers::depth_unit ? (Index)Kernels::panel
                                                                             : Integers::depth_unit;
   static constexpr Index slice = Integers::hidden_slice;
 };
 
 // Of integers in the memory of a tile's operand.
-template <class Element>
-CONVNEXT_INLINE uint8_t* bytes_of(Element* operand) {
-  return (uint8_t*)operand;
+template <class Kernels>
+CONVNEXT_INLINE typename Kernels::Integers::Element* integers_in(typename Kernels::Element* operand) {
+  return (typename Kernels::Integers::Element*)operand;
 }
 
 template <class Kernels>
@@ -59,7 +62,7 @@ void mix(const BlockTask<Kernels>& task, const QuantisedWeights<Kernels>& w, Ind
   clock.lap(PART_DEPTHWISE);
   for (Index r = 0; r < rows; r++)
     t.scales[r] = quantise_row<Kernels>(t.mixed + r * stride, w.factors, task.channels, padded,
-                                        task.eps, bytes_of(t.a), r);
+                                        task.eps, integers_in<Kernels>(t.a), r);
   clock.lap(PART_NORM);
 }
 
@@ -71,8 +74,8 @@ CONVNEXT_INLINE void first_product(const BlockTask<Kernels>& task,
   using Integers = typename Kernels::Integers;
   const Index depth = task.x.channels, padded = round_up(depth, Integers::depth_unit);
   const float *unit = w.first.unit + first, *bias = w.first.bias + first;
-  const Product<uint8_t> product{
-      bytes_of(t.a), rows, depth, w.first.w + first * padded, padded * Kernels::panel,
+  const Product<typename Integers::Element> product{
+      integers_in<Kernels>(t.a), rows, depth, w.first.w + first * padded, padded * Kernels::panel,
       columns / Kernels::panel, w.first.start + first, t.passing, true, true};
   Integers::multiply(product, [&](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
     for (int i = 0; i < 2; i++) {
@@ -91,7 +94,7 @@ CONVNEXT_INLINE void put_hidden(const QuantisedWeights<Kernels>& w, const Tile<K
   const float* inverse = w.hidden_inverse + first + column;
   const Vec<L> words[2] = {quantised<L>(v[0], load<L>(inverse), *w.hidden_zero),
                            quantised<L>(v[1], load<L>(inverse + L), *w.hidden_zero)};
-  Kernels::Integers::template put<2>(bytes_of(t.hidden), depth, r, column, words);
+  Kernels::Integers::template put<2>(integers_in<Kernels>(t.hidden), depth, r, column, words);
 }
 
 // Integers have no NaN: it comes back with the scale of the row.
@@ -102,8 +105,8 @@ void reduce(const BlockTask<Kernels>& task, const QuantisedWeights<Kernels>& w, 
   using Integers = typename Kernels::Integers;
   const Index panels = (task.x.channels + Kernels::panel - 1) / Kernels::panel;
   const Index padded = round_up(task.hidden, Integers::depth_unit);
-  const Product<uint8_t> product{
-      bytes_of(t.hidden), rows, columns, w.second.w + first * Kernels::panel,
+  const Product<typename Integers::Element> product{
+      integers_in<Kernels>(t.hidden), rows, columns, w.second.w + first * Kernels::panel,
       padded * Kernels::panel, panels, w.second.start, t.partial, first == 0,
       first + columns == task.hidden};
   Integers::multiply(product, [&](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {

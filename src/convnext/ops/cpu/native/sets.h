@@ -23,6 +23,8 @@ int run_avx512_bf16(const Request& request);
 int run_amx_bf16(const Request& request);
 int run_vnni_int8(const Request& request);
 int run_amx_int8(const Request& request);
+int run_avx2_int8(const Request& request);
+int run_avx_vnni_int8(const Request& request);
 
 // Memory of the calling thread, on a cache line; it stays until the thread asks for more, trims it or
 // ends. Null if there is none.
