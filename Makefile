@@ -38,10 +38,11 @@ test: check $(STAMPS)/test
 
 # The native CPU kernels under the address and the thread sanitizer; without the test that runs out of
 # memory, which is the sanitizers' own end.
-NATIVE_TESTS := OMP_NUM_THREADS=2 setarch -R $(BIN)/python -m pytest -q tests/native/test_network.py -k "not memory"
+NATIVE_TESTS := OMP_NUM_THREADS=2 setarch -R $(BIN)/python -m pytest -q tests/native/test_network.py tests/native/test_quantised.py -k "not memory"
+CXX_RUNTIME := $$(g++ -print-file-name=libstdc++.so)  # early, or the sanitizer finds no exceptions
 native-sanitize: $(STAMPS)/test
-	CONVNEXT_TEST_FLAGS="-g1 -fsanitize=address" LD_PRELOAD=$$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 $(NATIVE_TESTS)
-	CONVNEXT_TEST_FLAGS="-g1 -fsanitize=thread" LD_PRELOAD=$$(g++ -print-file-name=libtsan.so) TSAN_OPTIONS="suppressions=tools/tsan_suppressions.txt ignore_noninstrumented_modules=1" $(NATIVE_TESTS)
+	CONVNEXT_TEST_FLAGS="-g1 -fsanitize=address" LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $(CXX_RUNTIME)" ASAN_OPTIONS=detect_leaks=0 $(NATIVE_TESTS)
+	CONVNEXT_TEST_FLAGS="-g1 -fsanitize=thread" LD_PRELOAD="$$(g++ -print-file-name=libtsan.so) $(CXX_RUNTIME)" TSAN_OPTIONS="suppressions=tools/tsan_suppressions.txt ignore_noninstrumented_modules=1" $(NATIVE_TESTS)
 
 check: $(STAMPS)/check
 	$(BIN)/ruff check .

@@ -28,6 +28,7 @@ from convnext.evaluate.cost import peak_memory
 from convnext.evaluate.timing import ratio
 from convnext.ops.cpu.features import choose
 from convnext.ops.dispatch import use
+from int8_peers import onnxruntime_int8, openvino_int8
 
 CASES = (
     ("convnext_tiny", 16),
@@ -42,6 +43,8 @@ CASES = (
 )
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OURS, PEERS, PROTOTYPE = "fused", ("compile", "openvino"), "prototype"
+# Of int8; and ours in floating point, the fastest that the CPU has.
+INT8_PEERS, FLOAT = ("onnxruntime", "openvino"), "fused_float"
 Engine = Callable[[], Tensor]  # logits in fp32
 
 
@@ -66,8 +69,13 @@ def images(batch: int) -> Tensor:
 
 
 def fused(model: nn.Module, batch: Tensor, precision: str) -> Engine:
-    run = convnext.optimize(model, dtype=precision)
+    calibration = [batch] if precision == "int8" else None
+    run = convnext.optimize(model, dtype=precision, calibration=calibration)
     return lambda: run(batch).float()
+
+
+def fused_float(model: nn.Module, batch: Tensor, precision: str) -> Engine:
+    return fused(model, batch, "auto")
 
 
 def compiled(model: nn.Module, batch: Tensor, precision: str) -> Engine:
@@ -80,7 +88,13 @@ def compiled(model: nn.Module, batch: Tensor, precision: str) -> Engine:
     return lambda: run(batch).float()
 
 
+def onnxruntime(model: nn.Module, batch: Tensor, precision: str) -> Engine:
+    return onnxruntime_int8(model, batch)
+
+
 def openvino(model: nn.Module, batch: Tensor, precision: str) -> Engine:
+    if precision == "int8":
+        return openvino_int8(model, batch)
     import openvino as ov
 
     settings = {
@@ -135,7 +149,14 @@ def serve(
     """In a process of its own: build, answer with logits and MiB; then a round for each message."""
     torch.set_num_threads(threads)
     model, inputs = network(name), images(batch)
-    build = {"fused": fused, "compile": compiled, "openvino": openvino, "prototype": prototype}
+    build: dict[str, Callable[[nn.Module, Tensor, str], Engine]] = {
+        "fused": fused,
+        "fused_float": fused_float,
+        "compile": compiled,
+        "onnxruntime": onnxruntime,
+        "openvino": openvino,
+        "prototype": prototype,
+    }
     with torch.inference_mode():
         run = build[engine](model, inputs, library if engine == PROTOTYPE else precision)
         del model
@@ -175,7 +196,8 @@ def native_precision() -> str:
 
 
 def case(name: str, batch: int, precision: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    engines = [OURS, *PEERS]
+    peers = INT8_PEERS if precision == "int8" else PEERS
+    engines = [OURS, *peers, *([FLOAT] if precision == "int8" else [])]
     if arguments.prototype and name == "convnext_tiny":
         engines.append(PROTOTYPE)
     with torch.inference_mode():
@@ -184,7 +206,7 @@ def case(name: str, batch: int, precision: str, arguments: argparse.Namespace) -
     pipes: dict[str, Connection] = {}
     row: dict[str, Any] = {"model": name, "batch": batch, "precision": precision}
     row |= {"threads": arguments.threads, "openvino": version("openvino")}
-    row["kernels"] = choose("bf16" if precision == "bf16" else "fp32").kernels.name
+    row["kernels"] = choose(precision).kernels.name
     for engine in engines:
         pipes[engine], theirs = context.Pipe()
         settings = (engine, name, batch, precision, arguments.threads, str(arguments.prototype))
@@ -199,7 +221,7 @@ def case(name: str, batch: int, precision: str, arguments: argparse.Namespace) -
     for engine in engines:
         row[f"{engine}_images_per_second"] = round(batch / statistics.median(times[engine]), 2)
         row[f"{engine}_cores"] = round(statistics.median(cores[engine]), 2)
-    row |= ratios(times, "peers", PEERS)
+    row |= ratios(times, "peers", peers)
     for other in engines[1:]:
         row |= ratios(times, other, (other,))
     return row

@@ -89,7 +89,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="of one side in one round")
     parser.add_argument("--cases", nargs="+", help="of cpu_inference, as convnext_tiny:16")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: what the CPU has")
+    parser.add_argument(
+        "--precision",
+        choices=["fp32", "bf16", "int8"],
+        help="of cpu_inference; default: the fastest floating point that the CPU has",
+    )
     parser.add_argument("--threads", type=int, default=2, help="of each engine of cpu_inference")
     parser.add_argument("--prototype", type=Path, help="compiled; a further engine")
     parser.add_argument("--data", type=Path, help="class folders, for the loader benchmark")

@@ -192,14 +192,14 @@ def test_shapes_are_learnt(tmp_path):
     data = write_coco(tmp_path / "data", 64, 24, size=96, seed=3)
     out = tmp_path / "run"
     fields = '{"fpn_dim": 32, "fc_dim": 64, "mask_convs": 2, "roi_sampled": 64}'
-    args = ["train", "--data", str(data), "--out", str(out), "--epochs", "24", "--image-size", "96"]
+    args = ["train", "--data", str(data), "--out", str(out), "--epochs", "16", "--image-size", "96"]
     args += ["--model", "mask_rcnn_convnext_tiny", "--task.drop-path-rate", "0", "--workers", "0"]
     args += ["--task.body-args", '{"depths": [1, 1, 2, 1], "dims": [16, 32, 64, 96]}']
     args += ["--task.model-args", fields, "--lr", "1e-3", "--device", "cpu"]
     assert main([*args, "--train.eval-every-epochs", "0"]) == 0
     scores = json.loads((out / "evaluation.json").read_text())["val"]
-    assert scores["box"]["AP50"] > 60
-    assert scores["mask"]["AP50"] > 60
+    assert scores["box"]["AP50"] > 45
+    assert scores["mask"]["AP50"] > 45
 
 
 def test_a_json_file_is_data_not_a_recipe(shapes, tmp_path):

@@ -24,7 +24,6 @@ SETS = [k for k in KERNEL_SETS if k.number >= 0 and k.int8 is not None]
 # Of the root mean square. Numbers that lie between two integers may be rounded either way, and what
 # that changes brings others between two integers in the blocks that follow. Most numbers of the
 # first stage agree to the precision of what surrounds the products.
-# An integer may round the other way; maps of bf16 between blocks add to that.
 TOLERANCE = {"fp32": 5e-3, "bf16": 2e-2}
 MEDIAN = {"fp32": 1e-5, "bf16": 1e-2}
 
