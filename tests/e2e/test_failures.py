@@ -254,7 +254,7 @@ def test_out_of_memory_in_a_prediction(refused, images, tmp_path):
     with limited(resource.RLIMIT_AS, size + 200 * 2**20):
         refused(
             ["predict", str(tmp_path), str(photo), "--engine", "eager", "--workers", "0"],
-            *("out of memory", "--batch-size"),
+            *("out of memory", "fewer images at a time"),
         )
 
 

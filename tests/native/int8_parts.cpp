@@ -17,7 +17,8 @@ struct Tiling {
   static constexpr Index chunk_words = 7;  // so that small products come in chunks
 };
 
-// c (rows, panels of 2 * lanes columns), dense, from a without sign, row by row, and packed b; k in requests of `part`.
+// c (rows, panels of 2 * lanes columns), dense, from a without sign, row by row, and packed b; k in
+// requests of `part`.
 template <class Integers>
 int product(const uint8_t* a, const void* b, const int32_t* start, Index rows, Index panels, Index k,
             Index part, float* partial, int32_t* c) {

@@ -8,6 +8,7 @@ from test_network import CASES, EPS, SMALL, UNEVEN, error, random_weights, run
 from torch import Tensor
 
 from convnext.deploy.calibration import calibrate
+from convnext.deploy.fused import unwatched
 from convnext.deploy.quantised import quantised_weights
 from convnext.ops.cpu import building
 from convnext.ops.cpu.kernel_sets import KERNEL_SETS, KernelSet
@@ -32,7 +33,14 @@ def quantised(plan: Plan, x: Tensor, keep: int = -1) -> tuple[Plan, list[Tensor]
     """The plan and weights with every block quantised but one."""
     weights = random_weights(plan)
     ranges, _ = calibrate(
-        plan, weights, [x], eps=EPS, answer=lambda y: y, classes=False, max_error=1e9
+        plan,
+        weights,
+        [x],
+        eps=EPS,
+        answer=lambda y: y,
+        classes=False,
+        max_error=1e9,
+        watch=unwatched,
     )
     if keep >= 0:
         ranges[keep] = None

@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("CONVNEXT_DEBUG") == "1" or not is_out_of_memory(error):
             raise
         print(
-            "convnext: out of memory; use fewer images at a time (--batch-size), smaller images or "
-            "a smaller network",
+            "convnext: out of memory; use fewer images at a time, smaller images or a smaller "
+            "network",
             file=sys.stderr,
         )
         return MISTAKE

@@ -3,27 +3,19 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from convnext.deploy.blockwise import Blockwise
 from convnext.deploy.quantised import BlockRanges
-from convnext.deploy.ranges import find_ranges
+from convnext.deploy.ranges import Watch, find_ranges
 from convnext.ops.cpu.plan import Plan
 
-__all__ = ["BlockError", "QuantisationReport", "Watch", "calibrate", "unwatched"]
+__all__ = ["BlockError", "QuantisationReport", "calibrate"]
 
 MEASURED = 64  # images on which errors are measured; ranges come from all
 SINGLY = 16  # of these, those on which each block is tried alone: it costs the rest of the network
-
-Watch = Callable[[Sequence[Any], str], Iterable[Any]]  # gives the items, and may show progress
-
-
-def unwatched(items: Sequence[Any], title: str) -> Iterable[Any]:
-    """The items themselves."""
-    return items
 
 
 @dataclass(frozen=True)
@@ -79,7 +71,7 @@ class QuantisationReport:
         done = sum(b.quantised for b in self.blocks)
         lines.append(
             f"{done} of {len(self.blocks)} blocks in int8 ({self.images} calibration images, "
-            f"errors on {self.measured})"
+            f"errors of all on {self.measured})"
         )
         for what, error, agreement in (
             ("all blocks in int8", self.error_of_all, self.agreement_of_all),
@@ -103,7 +95,7 @@ def calibrate(
     answer: Answer,
     classes: bool,
     max_error: float,
-    watch: Watch = unwatched,
+    watch: Watch,
 ) -> tuple[list[BlockRanges | None], QuantisationReport]:
     """Find the ranges of hidden values, and the blocks whose quantisation harms least.
 
@@ -136,11 +128,15 @@ def calibrate(
     parts = Blockwise.of(plan, weights, eps)
     parts.ranges = find_ranges(parts, images, watch)
     few = _first(images, MEASURED)
-    errors = _block_errors(parts, torch.cat(_first(few, SINGLY)), answer, watch)
-    exact = [answer(parts.pooled(parts.enter(x), 0, [False] * len(errors))) for x in few]
+    errors = _block_errors(parts, _first(few, SINGLY), answer, watch)
+
+    def answers(flags: Sequence[bool], title: str) -> list[Tensor]:
+        return [answer(parts.pooled(parts.enter(x), 0, flags)) for x in watch(few, title)]
+
+    exact = answers([False] * len(errors), "answers in fp32")
 
     def compare(flags: Sequence[bool]) -> tuple[float, float | None]:
-        found = [answer(parts.pooled(parts.enter(x), 0, flags)) for x in few]
+        found = answers(flags, f"answers with {sum(flags)} blocks in int8")
         return _difference(found, exact), _agreement(found, exact) if classes else None
 
     before = compare([True] * len(errors))
@@ -160,19 +156,18 @@ def calibrate(
     return ranges, report
 
 
-def _block_errors(parts: Blockwise, images: Tensor, answer: Answer, watch: Watch) -> list[float]:
+def _block_errors(
+    parts: Blockwise, images: Sequence[Tensor], answer: Answer, watch: Watch
+) -> list[float]:
     """Of the answers with one block quantised, for each."""
-    count = len(parts.blocks)
-    exactly = [False] * count
-    inputs = [parts.enter(images)]
-    for i in range(count):
-        inputs.append(parts.step(i, inputs[-1], False))
-    exact = answer(inputs.pop().mean((1, 2)))
+    exactly = [False] * len(parts.blocks)
+    inputs = [parts.enter(batch) for batch in images]  # of the block in turn
+    exact = [answer(parts.pooled(x, 0, exactly)) for x in inputs]
     errors = []
-    for i in watch(range(count), "error of each block"):
-        x, inputs[i] = inputs[i], inputs[i].new_empty(0)
-        found = answer(parts.pooled(parts.step(i, x, True), i + 1, exactly))
-        errors.append(_difference([found], [exact]))
+    for i in watch(range(len(parts.blocks)), "error of each block"):
+        changed = [parts.pooled(parts.step(i, x, True), i + 1, exactly) for x in inputs]
+        errors.append(_difference(list(map(answer, changed)), exact))
+        inputs = [parts.step(i, x, False) for x in inputs]
     return errors
 
 

@@ -9,9 +9,10 @@ from typing import Any, Literal, NoReturn, cast
 import torch
 from torch import Tensor, nn
 
-from convnext.deploy.calibration import QuantisationReport, Watch, calibrate, unwatched
+from convnext.deploy.calibration import QuantisationReport, calibrate
 from convnext.deploy.folding import check_network, folded_weights, plan_of
 from convnext.deploy.quantised import BlockRanges, quantised_weights
+from convnext.deploy.ranges import Watch
 from convnext.models.backbone import Backbone
 from convnext.models.convnext import NORM_EPS, ConvNeXt, ConvNeXtConfig
 from convnext.ops.cpu.features import choose, runs
@@ -23,6 +24,11 @@ from convnext.ops.cpu.plan import Plan
 __all__ = ["FusedConvNeXt", "optimize"]
 
 logger = logging.getLogger(__name__)
+
+
+def unwatched(items: Sequence[Any], title: str) -> Iterable[Any]:
+    """The items themselves."""
+    return items
 
 
 def optimize(

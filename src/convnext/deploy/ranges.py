@@ -6,6 +6,7 @@ whichever changes the output of the block less.
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,15 +15,13 @@ from convnext.deploy.blockwise import Blockwise
 from convnext.deploy.histogram import Histogram
 from convnext.deploy.quantised import BlockRanges
 
-__all__ = ["find_ranges"]
+__all__ = ["Watch", "find_ranges"]
 
 SHARES = (0.0, 0.5)  # of the differences between channels that go over to the matrix
 MOST = 64.0  # that a channel is scaled, up or down
 
 See = Callable[[int, Tensor, Tensor], None]
-
-
-Watch = Callable[[Sequence[Tensor], str], Iterable[Tensor]]
+Watch = Callable[[Sequence[Any], str], Iterable[Any]]  # gives the items, and may show progress
 
 
 def find_ranges(parts: Blockwise, images: Sequence[Tensor], watch: Watch) -> list[BlockRanges]:
@@ -54,7 +53,7 @@ def find_ranges(parts: Blockwise, images: Sequence[Tensor], watch: Watch) -> lis
                 for (scale, zero), (rows, hidden) in zip(found, smoothings, strict=True)
             ]
         )
-    return _better(parts, candidates, images[0])
+    return _better(parts, candidates, images[0], watch)
 
 
 def _look(parts: Blockwise, images: Iterable[Tensor], see: See) -> None:
@@ -101,13 +100,14 @@ def _divisors(peaks: Tensor, matrix: Tensor, share: float) -> Tensor:
 
 
 def _better(
-    parts: Blockwise, candidates: Sequence[Sequence[BlockRanges]], images: Tensor
+    parts: Blockwise, candidates: Sequence[Sequence[BlockRanges]], images: Tensor, watch: Watch
 ) -> list[BlockRanges]:
     """Of each block's candidates the one that changes its output least."""
     chosen = []
     parts.ranges = [few[0] for few in candidates]
     x = parts.enter(images)
-    for i, few in enumerate(candidates):
+    for i in watch(range(len(candidates)), "better ranges of each block"):
+        few = candidates[i]
         exact = parts.step(i, x, False)
         errors = []
         for ranges in few:

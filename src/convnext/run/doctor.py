@@ -40,15 +40,16 @@ def doctor(
         ValueError: There is no data at this place, or none with masks to be read in this way.
         OSError: A folder cannot be read, or `json` not be written.
     """
+    masks = is_segmentation_set(data)
+    if reading and not masks:
+        option = next(iter(reading)).replace("_", "-")
+        raise ValueError(f"--{option} is for images beside masks of classes, and {data} has none")
     reports: dict[str, DoctorReport] = {}
     if is_detection_set(data):
         reports["detection"] = scan_detection(DetectionDataConfig(path=data), workers)
-    if is_segmentation_set(data):
+    if masks:
         config = SegmentationDataConfig(path=data, **(reading or {}))
         reports["segmentation"] = scan_segmentation(config, workers)
-    elif reading:
-        option = next(iter(reading)).replace("_", "-")
-        raise ValueError(f"--{option} is for images beside masks of classes, and {data} has none")
     if not reports:
         reports["classification"] = scan(DataConfig(path=data), workers)
     shut = [r.errors[0] for r in reports.values() if r.errors and r.errors[0].kind == "cannot_open"]

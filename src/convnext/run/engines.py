@@ -101,7 +101,7 @@ def _fused(network: Backbone, dtype: Literal["auto", "fp32"], release: bool) -> 
 
 def _quantised(network: Backbone, calibration: Iterable[Tensor], release: bool) -> Running:
     def watch(items: Sequence[Any], title: str) -> Iterator[Any]:
-        return progress(items, f"calibrating: {title}", total=len(items), unit="step")
+        return progress(items, f"calibrating: {title}", total=len(items), unit="steps")
 
     fused = optimize(network, "int8", calibration=calibration, release=release, watch=watch)
     kernels, reason = choose("int8")

@@ -58,7 +58,7 @@ def progress(
     *,
     total: int | None = None,
     show: bool = True,
-    unit: str = "batch",
+    unit: str = "batches",
 ) -> Iterator[T]:
     """The items, with a progress bar if they take longer than two seconds.
 
@@ -76,4 +76,4 @@ def progress(
         if time.monotonic() - last >= LINE_SECONDS:
             last = time.monotonic()
             of = f" of {total}" if total is not None else ""
-            print(f"{title}: {done}{of}", file=sys.stderr, flush=True)
+            print(f"{title}: {done}{of} {unit}", file=sys.stderr, flush=True)

@@ -9,13 +9,16 @@ from torch import Tensor
 from convnext.train.batch import first, num_images
 from convnext.train.protocols import Batch
 
-_CPU_MESSAGES = ("DefaultCPUAllocator", "not enough memory", "std::bad_alloc")
+_MESSAGES = (
+    *("DefaultCPUAllocator", "not enough memory", "std::bad_alloc"),  # of the CPU
+    *("out of memory", "ALLOC_FAILED"),  # of other devices and their libraries
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that a device, or the CPU's allocator, has no memory left."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in _CPU_MESSAGES)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
     )
 
 

@@ -69,9 +69,9 @@ uint64_t convnext_cpu_features(void);
 //   stem: W (K = channels * k * k in order (ci, ky, kx)), bias, [norm weight, norm bias]
 //   stage i: if i > 0: W (K = 4 * padded channels, in order (ky, kx, c)), bias; for every block:
 //     depthwise (49, padded channels), its bias, W1, b1, [grn gamma], W2, b2
-// In place of W and b a quantised block has W of int8 (AVX2_INT8: in 16 bits), start values of the sums (int32), units of the
-// outputs, bias; before the first lie factors of the normalised channels, before the second 1 / scale of
-// each hidden channel and their zero point (1).
+// In place of W and b a quantised block has W of int8 (AVX2_INT8: in 16 bits), start values of the sums
+// (int32), units of the outputs, bias; before the first lie factors of the normalised channels, before
+// the second 1 / scale of each hidden channel and their zero point (1).
 // Memory for what lies between input and outputs belongs to the threads that compute: each keeps the
 // most that a call has taken, until it ends. It grows with the size of an image, not with their number.
 // A packed W is [panels of P columns][K / g][P][g], g elements in 32 bits (AMX: see amx_gemm.h).

@@ -1,6 +1,5 @@
 // Kernels for AVX2 with products of 8-bit integers, two to a lane, in quantised blocks; everything else
 // as in avx2.cpp.
-#include <immintrin.h>
 #include <omp.h>
 #include <stddef.h>
 #include <stdint.h>
