@@ -5,7 +5,6 @@ The library is compiled so that all sets run on AVX2: what the CPU lacks is emul
 
 import ctypes
 import resource
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -59,13 +58,6 @@ CASES = {
 pytestmark = pytest.mark.skipif(
     not building.supported() or not building.compilers(), reason="no compiler for x86-64"
 )
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def random_weights(plan: Plan) -> list[Tensor]:
