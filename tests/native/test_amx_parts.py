@@ -1,53 +1,28 @@
 """Tile product and GELU, emulated; the emulated instruction against its definition, bit for bit."""
 
 import ctypes
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from parts import aligned, compile_part, emulated, needs_compiler
 from torch import Tensor
 
-HERE = Path(__file__).parent
-NATIVE = HERE.parents[1] / "src/convnext/ops/cpu/native"
-FLAGS = ["-O2", "-std=c++17", "-fPIC", "-ffp-contract=fast", "-fno-math-errno"]
-STRICT = ["-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
-COMPILER = shutil.which("g++") or shutil.which("clang++")
-
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
-
-
-def _compile(out: Path, *flags: str) -> None:
-    source = HERE / "amx_parts.cpp"
-    command = [COMPILER, *FLAGS, *STRICT, f"-I{NATIVE}", *flags, source, "-o", out]
-    subprocess.run(command, check=True)
+pytestmark = needs_compiler
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if "fma" not in Path("/proc/cpuinfo").read_text():
-        pytest.skip("the emulation needs fused multiply-adds")
-    out = tmp_path_factory.mktemp("amx") / "emulated.so"
-    _compile(out, "-shared", "-mavx2", "-mfma", "-DCONVNEXT_EMULATE")
-    return ctypes.CDLL(str(out))
-
-
-def _aligned(x: Tensor) -> Tensor:
-    size = x.numel() * x.element_size()
-    memory = torch.empty(size + 64, dtype=torch.uint8)
-    start = -memory.data_ptr() % 64
-    out = memory[start : start + size].view(x.dtype).view(x.shape)
-    return out.copy_(x)
+    return emulated("amx_parts.cpp", tmp_path_factory.mktemp("amx"))
 
 
 def _panels_in_tiles(w: Tensor) -> Tensor:
     """(columns, k) to [panel][k tile][half][k pair][16 columns][2]."""
     columns, k = w.shape
     tiles = w.view(columns // 32, 2, 16, k // 32, 16, 2)
-    return _aligned(tiles.permute(0, 3, 1, 4, 2, 5))
+    return aligned(tiles.permute(0, 3, 1, 4, 2, 5))
 
 
 def _pointer(x: Tensor) -> ctypes.c_void_p:
@@ -73,10 +48,10 @@ def test_product(library: ctypes.CDLL, rows: int, panels: int, k_tiles: int, par
     columns, k, row_tiles = 32 * panels, 32 * k_tiles, -(-rows // 16)
     a = torch.randn(rows, k, generator=g).bfloat16()
     w = (torch.randn(columns, k, generator=g) / k**0.5).bfloat16()
-    bias = _aligned(torch.randn(columns, generator=g))
+    bias = aligned(torch.randn(columns, generator=g))
     packed = _panels_in_tiles(w)
-    partial = _aligned(torch.full((panels, row_tiles, 512), torch.nan))
-    out = _aligned(torch.full((rows, columns), torch.nan))
+    partial = aligned(torch.full((panels, row_tiles, 512), torch.nan))
+    out = aligned(torch.full((rows, columns), torch.nan))
     status = library.convnext_test_product(
         *(_pointer(x) for x in (a, packed, bias)),
         *(ctypes.c_int64(n) for n in (rows, panels, k_tiles, part)),
@@ -121,7 +96,7 @@ def test_emulated_dot_is_the_instruction(library: ctypes.CDLL, scale: float) -> 
     c[1, 1] = 1e-39
     with np.errstate(over="ignore", invalid="ignore"):
         expected = _dot_by_definition(*(x.float().numpy() for x in (a, b, c)))
-    rows, pairs, got = _aligned(a), _aligned(b.view(16, 2, 16).transpose(1, 2)), _aligned(c)
+    rows, pairs, got = aligned(a), aligned(b.view(16, 2, 16).transpose(1, 2)), aligned(c)
     library.convnext_test_dot(*(_pointer(x) for x in (rows, pairs, got)))
     np.testing.assert_array_equal(got.numpy(), expected)
     if scale < 2.0**-65:
@@ -131,11 +106,11 @@ def test_emulated_dot_is_the_instruction(library: ctypes.CDLL, scale: float) -> 
 def test_gelu(library: ctypes.CDLL) -> None:
     x = torch.linspace(-10, 10, 100_000 // 16 * 16)
     x[:6] = torch.tensor([0.0, 1e30, -1e30, torch.inf, -torch.inf, torch.nan])
-    x, y = _aligned(x), _aligned(torch.empty_like(x))
+    x, y = aligned(x), aligned(torch.empty_like(x))
     library.convnext_test_gelu(_pointer(x), _pointer(y), ctypes.c_int64(len(x)))
     torch.testing.assert_close(y[:6], F.gelu(x[:6]), rtol=0, atol=0, equal_nan=True)
     assert (y - F.gelu(x))[6:].abs().max() < 7e-4
 
 
 def test_real_instructions_assemble(tmp_path: Path) -> None:
-    _compile(tmp_path / "real.o", "-c", "-march=sapphirerapids")
+    compile_part("amx_parts.cpp", tmp_path / "real.o", "-c", "-march=sapphirerapids")

@@ -1,43 +1,19 @@
 """Products of 8-bit integers, emulated, against exact ones."""
 
 import ctypes
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from parts import aligned, compile_part, emulated, needs_compiler
 from torch import Tensor
 
-HERE = Path(__file__).parent
-NATIVE = HERE.parents[1] / "src/convnext/ops/cpu/native"
-FLAGS = ["-O2", "-std=c++17", "-fPIC", "-ffp-contract=fast", "-fno-math-errno"]
-STRICT = ["-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
-COMPILER = shutil.which("g++") or shutil.which("clang++")
-
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
-
-
-def _compile(out: Path, *flags: str) -> None:
-    source = HERE / "int8_parts.cpp"
-    command = [COMPILER, *FLAGS, *STRICT, f"-I{NATIVE}", *flags, source, "-o", out]
-    subprocess.run(command, check=True)
+pytestmark = needs_compiler
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if "fma" not in Path("/proc/cpuinfo").read_text():
-        pytest.skip("the kernels are compiled for fused multiply-adds")
-    out = tmp_path_factory.mktemp("int8") / "emulated.so"
-    _compile(out, "-shared", "-mavx2", "-mfma", "-DCONVNEXT_EMULATE")
-    return ctypes.CDLL(str(out))
-
-
-def _aligned(x: Tensor) -> Tensor:
-    size = x.numel() * x.element_size()
-    memory = torch.empty(size + 64, dtype=torch.uint8)
-    start = -memory.data_ptr() % 64
-    return memory[start : start + size].view(x.dtype).view(x.shape).copy_(x)
+    return emulated("int8_parts.cpp", tmp_path_factory.mktemp("int8"))
 
 
 # name: columns of a panel, and integers in 32 bits
@@ -49,9 +25,9 @@ def _packed(w: Tensor, name: str) -> Tensor:
     (columns, k), (panel, group) = w.shape, PANELS[name]
     if name == "amx":
         w = torch.nn.functional.pad(w, (0, -k % 64))
-        return _aligned(w.view(columns // 32, 2, 16, -1, 16, 4).permute(0, 3, 1, 4, 2, 5))
+        return aligned(w.view(columns // 32, 2, 16, -1, 16, 4).permute(0, 3, 1, 4, 2, 5))
     w = w.to({2: torch.int16, 4: torch.int8}[group])
-    return _aligned(w.view(columns // panel, panel, k // group, group).transpose(1, 2))
+    return aligned(w.view(columns // panel, panel, k // group, group).transpose(1, 2))
 
 
 @pytest.mark.parametrize("name", PANELS)
@@ -68,10 +44,10 @@ def test_product_is_exact(
     a = torch.randint(0, 256, (rows, k), generator=g, dtype=torch.uint8)
     w = torch.randint(-128, 128, (columns, k), generator=g, dtype=torch.int8)
     a[0], w[0] = 255, -128  # the largest sums that there are
-    start = _aligned(torch.randint(-(2**30), 2**30, (columns,), generator=g, dtype=torch.int32))
+    start = aligned(torch.randint(-(2**30), 2**30, (columns,), generator=g, dtype=torch.int32))
     packed = _packed(w, name)
-    partial = _aligned(torch.zeros(panels, -(-rows // 16) * 512))
-    out = _aligned(torch.zeros(rows, columns, dtype=torch.int32))
+    partial = aligned(torch.zeros(panels, -(-rows // 16) * 512))
+    out = aligned(torch.zeros(rows, columns, dtype=torch.int32))
     status = getattr(library, f"convnext_test_{name}")(
         *(ctypes.c_void_p(x.data_ptr()) for x in (a, packed, start)),
         *(ctypes.c_int64(n) for n in (rows, panels, k, part)),
@@ -82,4 +58,4 @@ def test_product_is_exact(
 
 
 def test_real_instructions_assemble(tmp_path: Path) -> None:
-    _compile(tmp_path / "real.o", "-c", "-march=sapphirerapids")
+    compile_part("int8_parts.cpp", tmp_path / "real.o", "-c", "-march=sapphirerapids")
