@@ -5,7 +5,7 @@ inner dimension in groups that fill a 32-bit word: [N / panel][K / group][panel]
 also multiply 8-bit integers want the matrices of quantised blocks in a second layout.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntFlag
 from typing import Literal
 
@@ -87,95 +87,78 @@ PLAIN = KernelSet(
     int8=Layout(group=1, panel=1, k_unit=1),
     needs=Feature(0),
 )
-_AVX512_BF16 = Feature.AVX512 | Feature.AVX512_BF16
-# From the least to the most able; those for quantised networks last.
+_AVX2 = KernelSet(
+    name="avx2_fp32",
+    number=0,
+    precision="fp32",
+    group=1,
+    panel=16,
+    unit=8,
+    k_unit=1,
+    needs=Feature.AVX2,
+)
+_AVX512 = KernelSet(
+    name="avx512_fp32",
+    number=1,
+    precision="fp32",
+    group=1,
+    panel=32,
+    unit=16,
+    k_unit=1,
+    needs=Feature.AVX512,
+)
+_AVX512_BF16 = replace(
+    _AVX512,
+    name="avx512_bf16",
+    number=2,
+    precision="bf16",
+    group=2,
+    k_unit=2,
+    needs=Feature.AVX512 | Feature.AVX512_BF16,
+)
+_AMX = replace(
+    _AVX512_BF16,
+    name="amx_bf16",
+    number=3,
+    unit=32,
+    k_unit=32,
+    half=16,
+    needs=_AVX512_BF16.needs | Feature.AMX_BF16,
+)
+# From the least to the most able; those for quantised networks last, each like the one whose blocks
+# of floating-point numbers it computes.
 KERNEL_SETS = (
     PLAIN,
-    KernelSet(
-        name="avx2_fp32",
-        number=0,
-        precision="fp32",
-        group=1,
-        panel=16,
-        unit=8,
-        k_unit=1,
-        needs=Feature.AVX2,
-    ),
-    KernelSet(
-        name="avx512_fp32",
-        number=1,
-        precision="fp32",
-        group=1,
-        panel=32,
-        unit=16,
-        k_unit=1,
-        needs=Feature.AVX512,
-    ),
-    KernelSet(
-        name="avx512_bf16",
-        number=2,
-        precision="bf16",
-        group=2,
-        panel=32,
-        unit=16,
-        k_unit=2,
-        needs=_AVX512_BF16,
-    ),
-    KernelSet(
-        name="amx_bf16",
-        number=3,
-        precision="bf16",
-        group=2,
-        panel=32,
-        unit=32,
-        k_unit=32,
-        half=16,
-        needs=_AVX512_BF16 | Feature.AMX_BF16,
-    ),
-    KernelSet(
+    _AVX2,
+    _AVX512,
+    _AVX512_BF16,
+    _AMX,
+    replace(
+        _AVX2,
         name="avx2_int8",
         number=6,
-        precision="fp32",
-        group=1,
-        panel=16,
-        unit=8,
-        k_unit=1,
         int8=Layout(group=2, panel=16, k_unit=2, integer=torch.int16),
-        needs=Feature.AVX2,
     ),
-    KernelSet(
+    replace(
+        _AVX2,
         name="avx_vnni_int8",
         number=7,
-        precision="fp32",
-        group=1,
-        panel=16,
-        unit=8,
-        k_unit=1,
         int8=Layout(group=4, panel=16, k_unit=4),
-        needs=Feature.AVX2 | Feature.AVX_VNNI,
+        needs=_AVX2.needs | Feature.AVX_VNNI,
     ),
-    KernelSet(
+    replace(
+        _AVX512,
         name="vnni_int8",
         number=4,
-        precision="fp32",
-        group=1,
-        panel=32,
-        unit=16,
-        k_unit=1,
         int8=Layout(group=4, panel=32, k_unit=4),
-        needs=Feature.AVX512 | Feature.AVX512_VNNI,
+        needs=_AVX512.needs | Feature.AVX512_VNNI,
     ),
-    KernelSet(
+    replace(
+        _AMX,
         name="amx_int8",
         number=5,
-        precision="bf16",
-        group=2,
-        panel=32,
-        unit=32,
-        k_unit=32,
-        half=16,
         int8=Layout(group=4, panel=32, k_unit=64, half=16),
-        needs=_AVX512_BF16 | Feature.AMX_BF16 | Feature.AMX_INT8,
+        needs=_AMX.needs | Feature.AMX_INT8,
     ),
 )
 _BY_NUMBER = {kernels.number: kernels for kernels in KERNEL_SETS}
