@@ -14,8 +14,25 @@ from convnext.ops.cpu.library import Library
 sys.path.insert(0, str(Path(__file__).parent))  # for what tests share
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Emulated everywhere; where the CPU has more than AVX2, with its own instructions as well."""
+    if "native" in metafunc.fixturenames:
+        cpu = Path("/proc/cpuinfo")
+        flags = cpu.read_text().split() if cpu.is_file() else []
+        more = "avx512f" in flags or "avx_vnni" in flags
+        builds = ["emulated", "real"] if more else ["emulated"]
+        metafunc.parametrize("native", builds, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Library:
+def native(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
+    library = loading.find() if request.param == "real" else _emulated(tmp_path_factory)
+    if Feature.AVX2 not in library.features:
+        pytest.skip("not even AVX2")
+    return library
+
+
+def _emulated(tmp_path_factory: pytest.TempPathFactory) -> Library:
     loading._share_openmp()
     target = tmp_path_factory.mktemp("native") / "emulated.so"
     # -O1: the emulation of wide vectors takes long to compile otherwise
@@ -23,7 +40,12 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Library:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("LD_PRELOAD", raising=False)  # a sanitizer is not for the compiler
         building.build(target, [*flags, *os.environ.get("CONVNEXT_TEST_FLAGS", "").split()])
-    library = Library(target)
-    if Feature.AVX2 not in library.features:
-        pytest.skip("not even AVX2")
-    return library
+    return Library(target)
+
+
+@pytest.fixture(autouse=True)
+def _only_kernels_that_run(request: pytest.FixtureRequest) -> None:
+    if "native" in request.fixturenames:
+        kernels = request.node.callspec.params.get("kernels")
+        if kernels and kernels.needs not in request.getfixturevalue("native").features:
+            pytest.skip(f"this CPU has not what {kernels.name} needs")

@@ -7,6 +7,7 @@
 
 #include "amx_gelu.h"
 #include "amx_gemm.h"
+#include "bf16.h"
 #include "dot.h"
 
 namespace convnext {

@@ -1,7 +1,7 @@
 // One step of an inner product on 32-bit words, of two numbers in bf16 in each lane.
 #pragma once
 
-#include "vec.h"
+#include "bf16.h"
 
 #if !defined(CONVNEXT_EMULATE)
 #include <immintrin.h>
@@ -20,6 +20,11 @@ struct DotBf16 {
     return load<Lanes>(from);
   }
 
+  template <int Lanes>
+  static CONVNEXT_INLINE void write(Bf16* to, const Vec<Lanes>& v) {
+    store<Lanes>(to, v);
+  }
+
 #if defined(CONVNEXT_EMULATE)
   template <int Lanes>
   static CONVNEXT_INLINE Vec<Lanes> step(const Vec<Lanes>& sum, const Vec<Lanes>& a,
@@ -31,22 +36,12 @@ struct DotBf16 {
     return high + (Vec<Lanes>)low_a * (Vec<Lanes>)low_b;
   }
 
-  template <int Lanes>
-  static CONVNEXT_INLINE void write(Bf16* to, const Vec<Lanes>& v) {
-    store<Lanes>(to, v);
-  }
 #else
   template <int Lanes>
   static CONVNEXT_INLINE Vec<Lanes> step(const Vec<Lanes>& sum, const Vec<Lanes>& a,
                                          const Vec<Lanes>& b) {
     static_assert(Lanes == 16, "vdpbf16ps here takes whole AVX-512 registers");
     return (Vec<Lanes>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
-  }
-
-  template <int Lanes>
-  static CONVNEXT_INLINE void write(Bf16* to, const Vec<Lanes>& v) {
-    const __m256bh halves = _mm512_cvtneps_pbh((__m512)v);
-    __builtin_memcpy(to, &halves, sizeof halves);
   }
 #endif
 };

@@ -39,14 +39,17 @@ struct DotInt8 {
     return (Vec<Lanes>)total;
   }
 #else
+  // As assembly: of the intrinsic's vectors of integers GCC makes copies, and then spills the sums.
   template <int Lanes>
   static CONVNEXT_INLINE Vec<Lanes> step(const Vec<Lanes>& sum, const Vec<Lanes>& a,
                                          const Vec<Lanes>& b) {
+    Vec<Lanes> total = sum;
     if constexpr (Lanes == 16) {
-      return (Vec<Lanes>)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+      __asm__("vpdpbusd %2, %1, %0" : "+v"(total) : "v"(a), "v"(b));
     } else {
-      return (Vec<Lanes>)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)a, (__m256i)b);
+      __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(total) : "x"(a), "x"(b));
     }
+    return total;
   }
 #endif
 };

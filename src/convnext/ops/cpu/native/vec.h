@@ -22,7 +22,7 @@ namespace {
 
 using Index = int64_t;
 
-// A bfloat16 in memory: the upper half of an fp32.
+// A bfloat16 in memory: the upper half of an fp32. It is loaded and stored in bf16.h.
 struct Bf16 {
   uint16_t bits;
 };
@@ -69,27 +69,6 @@ CONVNEXT_INLINE Vec<Lanes> broadcast_word(const void* from) {
   int32_t word;
   __builtin_memcpy(&word, from, sizeof word);
   return (Vec<Lanes>)(word + typename VecTypes<Lanes>::Ints{});
-}
-
-template <int Lanes>
-CONVNEXT_INLINE Vec<Lanes> load(const Bf16* from) {
-  typename VecTypes<Lanes>::Halves halves;
-  __builtin_memcpy(&halves, from, sizeof halves);
-  typename VecTypes<Lanes>::Words words =
-      __builtin_convertvector(halves, typename VecTypes<Lanes>::Words) << 16;
-  return (Vec<Lanes>)words;
-}
-
-// Rounded to nearest, ties to even. NaN stays NaN: the rounding must not carry into its exponent.
-template <int Lanes>
-CONVNEXT_INLINE void store(Bf16* to, const Vec<Lanes>& v) {
-  using Types = VecTypes<Lanes>;
-  typename Types::Words words = (typename Types::Words)v;
-  typename Types::Words rounded = (words + 0x7fff + ((words >> 16) & 1)) >> 16;
-  typename Types::Words quiet = (words >> 16) | 0x40;
-  typename Types::Words chosen = v == v ? rounded : quiet;
-  typename Types::Halves halves = __builtin_convertvector(chosen, typename Types::Halves);
-  __builtin_memcpy(to, &halves, sizeof halves);
 }
 
 template <int Lanes>
