@@ -34,11 +34,11 @@ demo-segmentation: $(STAMPS)/nuclei
 	$(BIN)/convnext demo segmentation
 
 test: check $(STAMPS)/test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The native CPU kernels under the address and the thread sanitizer; without the test that runs out of
 # memory, which is the sanitizers' own end.
-NATIVE_TESTS := OMP_NUM_THREADS=2 setarch -R $(BIN)/python -m pytest -q tests/native/test_network.py tests/native/test_quantised.py -k "not memory"
+NATIVE_TESTS := OMP_NUM_THREADS=2 setarch -R $(BIN)/python -m pytest -q tests/native/test_network.py tests/native/test_quantised.py -k "not memory and not real"
 CXX_RUNTIME := $$(g++ -print-file-name=libstdc++.so)  # early, or the sanitizer finds no exceptions
 native-sanitize: $(STAMPS)/test
 	CONVNEXT_TEST_FLAGS="-g1 -fsanitize=address" LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $(CXX_RUNTIME)" ASAN_OPTIONS=detect_leaks=0 $(NATIVE_TESTS)

@@ -105,9 +105,8 @@ class FinishedRows {
 #endif
   static void finish_row(const Finish& finish, const FloatTile* block, Index first_row, Index panel,
                          Index next) {
-    const FloatTile* tile = block + 2 * tile_of(next);
-    const Index row = row_in_tile(next);
-    Vec<16> columns[2] = {load<16>(tile[0].row[row]), load<16>(tile[1].row[row])};
+    const float* row = block[0].row[0] + kTileRows * next;
+    Vec<16> columns[2] = {load<16>(row), load<16>(row + 2 * kTileRows * kTileRows)};
     finish(first_row + next, panel, columns);
   }
 
@@ -205,6 +204,16 @@ CONVNEXT_INLINE void store_sums(const TileRegisters& tiles, FloatTile* sums) {
   tiles.store<3>(sums[3]);
 }
 
+// As [2 halves][32 rows][16 columns]: what is finished row by row finds each half in one piece.
+template <int RowTiles>
+CONVNEXT_INLINE void store_block(const TileRegisters& tiles, FloatTile* block) {
+  tiles.store<0>(block[0]);
+  tiles.store<1>(block[2]);
+  if (RowTiles == 1) return;
+  tiles.store<2>(block[1]);
+  tiles.store<3>(block[3]);
+}
+
 // One block, 16 RowTiles x 32: adds the products over a chunk. Registers 0 to 3 hold the sums, 4
 // and 5 the operand, 6 and 7 the weights.
 template <class Numbers, int RowTiles, int RowsPerDot, class Rows>
@@ -246,7 +255,7 @@ CONVNEXT_INLINE void multiply_block(TileRegisters& tiles, const TileProduct<Numb
   multiply_tiles<Numbers, RowTiles, RowsPerDot>(tiles, chunk.count, a, a + p.depth, b, finished,
                                                 prefetch);
   if (!chunk.end) return store_sums<RowTiles>(tiles, partial);
-  store_sums<RowTiles>(tiles, finished.scratch());
+  store_block<RowTiles>(tiles, finished.scratch());
   finished.publish(row, panel, smaller(p.rows - row, RowTiles * kTileRows));
 }
 

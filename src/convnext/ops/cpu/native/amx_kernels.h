@@ -47,8 +47,8 @@ struct AmxKernels {
   // Where 32 columns of a row lie.
   static CONVNEXT_INLINE Index offset(Index depth, Index row, Index column) {
     CONVNEXT_CHECK(row >= 0 && column >= 0 && column % 32 == 0 && column < round_up(depth, depth_unit));
-    const Index tile = tile_of(row) * Bf16Numbers::tiles(depth) + (column >> 5);
-    return tile * (kTileRows * Bf16Numbers::depth) + row_in_tile(row) * Bf16Numbers::depth;
+    const Index tile = tile_of(row) * Bf16Numbers::tiles(depth);
+    return tile * (kTileRows * Bf16Numbers::depth) + row_in_tile(row) * Bf16Numbers::depth + column * kTileRows;
   }
 
   static CONVNEXT_INLINE Vec<lanes> gelu(const Vec<lanes>& x) { return gelu_segments(x); }

@@ -38,7 +38,8 @@
 //       v[2] = sum over k of a(r, k) * w(p; k, :)  +  (begin ? bias of the panel : partial(r, p))
 //   then `finish(r, p, v)` if end, else partial(r, p) = v. The order of panels and rows and the layout
 //   of `partial` are the set's own. Every (r, p) with r < rows comes to `finish` once, and `finish`
-//   may change v.
+//   may change v. It holds copies, not references: it runs for each row between other work, and
+//   would look up what a reference leads to each time.
 //   template <class Finish> static void multiply(const Product<Element>&, const Finish& finish);
 //
 //   using Integers;   void, or the same for products of 8-bit integers (quantised_block.h): lanes, panel,
@@ -116,7 +117,7 @@ template <class Kernels, class Weights>
 void expand(const BlockTask<Kernels>& task, const Weights& w, Index rows, Index first, Index columns,
             const Tile<Kernels>& t) {
   constexpr int L = Kernels::lanes;
-  const auto finish = [&](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
+  const auto finish = [=](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
     v[0] = Kernels::gelu(v[0]);
     v[1] = Kernels::gelu(v[1]);
     put_hidden(w, t, first, columns, r, p * Kernels::panel, v);
@@ -134,7 +135,7 @@ void reduce(const BlockTask<Kernels>& task, const BlockWeights<Kernels>& w, Inde
   const Product<typename Kernels::Element> product{
       t.hidden, rows, columns, w.w2 + first * Kernels::panel, task.hidden * Kernels::panel, panels,
       w.b2, t.partial, first == 0, first + columns == task.hidden};
-  Kernels::multiply(product, [&](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
+  Kernels::multiply(product, [=](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
     const Index c = p * Kernels::panel, offset = t.offsets[r] + c;
     for (int i = 0; i < 2; i++)
       if (c + i * L < task.x.channels)

@@ -50,7 +50,7 @@ void downsample(const Map<typename Kernels::Stream>& x, Index channels, float ep
     typename Kernels::Stream* to = y.at(map_row, 0);
     const Product<typename Kernels::Element> product{
         t.a, rows, depth, w.w, depth * Kernels::panel, panels, w.bias, t.passing, true, true};
-    Kernels::multiply(product, [&](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
+    Kernels::multiply(product, [=](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
       const Index c = p * Kernels::panel;
       for (int i = 0; i < 2; i++)
         if (c + i * L < y.channels) store<L>(to + t.offsets[r] + c + i * L, v[i]);

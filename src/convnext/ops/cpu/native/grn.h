@@ -63,7 +63,7 @@ template <class Kernels, class Weights>
 void expand_and_measure(const BlockTask<Kernels>& task, const Weights& w, Index rows,
                         const Tile<Kernels>& t, typename Kernels::Element* hidden, float* squares) {
   constexpr int L = Kernels::lanes;
-  const auto finish = [&](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
+  const auto finish = [=](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
     for (int i = 0; i < 2; i++) {
       v[i] = Kernels::gelu(v[i]);
       float* sum = squares + p * Kernels::panel + i * L;

@@ -18,8 +18,10 @@ template <int Lanes>
 CONVNEXT_INLINE Moments moments(const float* row, Index channels, float eps) {
   const Index whole = channels / Lanes * Lanes;
   Vec<Lanes> total{}, squares{};
+#pragma GCC unroll 4
   for (Index c = 0; c < channels; c += Lanes) total += load<Lanes>(row + c);  // the padding is 0
   const float mean = sum<Lanes>(total) / (float)channels;
+#pragma GCC unroll 4
   for (Index c = 0; c < whole; c += Lanes) {
     const Vec<Lanes> distance = load<Lanes>(row + c) - mean;
     squares += distance * distance;

@@ -77,7 +77,7 @@ CONVNEXT_INLINE void first_product(const BlockTask<Kernels>& task,
   const Product<typename Integers::Element> product{
       integers_in<Kernels>(t.a), rows, depth, w.first.w + first * padded, padded * Kernels::panel,
       columns / Kernels::panel, w.first.start + first, t.passing, true, true};
-  Integers::multiply(product, [&](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
+  Integers::multiply(product, [=](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
     for (int i = 0; i < 2; i++) {
       const Index c = p * Kernels::panel + i * L;
       v[i] = dequantised<L>(v[i], load<L>(unit + c) * t.scales[r], load<L>(bias + c));
@@ -109,7 +109,7 @@ void reduce(const BlockTask<Kernels>& task, const QuantisedWeights<Kernels>& w, 
       integers_in<Kernels>(t.hidden), rows, columns, w.second.w + first * Kernels::panel,
       padded * Kernels::panel, panels, w.second.start, t.partial, first == 0,
       first + columns == task.hidden};
-  Integers::multiply(product, [&](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
+  Integers::multiply(product, [=](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
     const float nan_or_zero = t.scales[r] - t.scales[r];
     for (int i = 0; i < 2; i++) {
       const Index c = p * Kernels::panel + i * L, offset = t.offsets[r] + c;

@@ -28,11 +28,26 @@ struct StemWeights {
   const float *bias, *norm_weight, *norm_bias;  // the last two null without norm
 };
 
+// A patch of an image whose rows are dense, none of it outside. Most kernels have a width of 4, which
+// is one register.
+inline void copy_patch(const Image& image, Index kernel, const float* corner, float* to) {
+  for (Index c = 0; c < image.channels; c++)
+    for (Index y = 0; y < kernel; y++, to += kernel) {
+      const float* from = corner + c * image.stride_c + y * image.stride_h;
+      if (kernel == 4)
+        __builtin_memcpy(to, from, 4 * sizeof(float));
+      else
+        __builtin_memcpy(to, from, kernel * sizeof(float));
+    }
+}
+
 // The patch of one position in order (ci, ky, kx), zeros where the image ends.
 inline void gather(const Image& image, const StemShape& shape, Index row, Index column, float* to) {
   const Index y0 = row * shape.stride - shape.padding, x0 = column * shape.stride - shape.padding;
   const bool inside = y0 >= 0 && x0 >= 0 && y0 + shape.kernel <= image.height &&
                       x0 + shape.kernel <= image.width;
+  if (inside && image.stride_w == 1)
+    return copy_patch(image, shape.kernel, image.data + y0 * image.stride_h + x0, to);
   for (Index c = 0; c < image.channels; c++)
     for (Index y = y0; y < y0 + shape.kernel; y++) {
       const float* from = image.data + c * image.stride_c + y * image.stride_h;
@@ -41,6 +56,22 @@ inline void gather(const Image& image, const StemShape& shape, Index row, Index 
         *to++ = there ? from[x * image.stride_w] : 0.0f;
       }
     }
+}
+
+// One row of the product to its place in the map, normalised if the stem has a norm.
+template <class Kernels>
+CONVNEXT_INLINE void write_position(const float* row, const StemShape& shape, const StemWeights<Kernels>& w,
+                                    Index padded, typename Kernels::Stream* to) {
+  constexpr int L = Kernels::lanes;
+  const float *weight = w.norm_weight, *bias = w.norm_bias;
+  const Index channels = shape.channels;
+  if (!weight) {
+    for (Index c = 0; c < padded; c += L) store<L>(to + c, load<L>(row + c));
+    return;
+  }
+  const Moments m = moments<L>(row, channels, shape.eps);
+  for (Index c = 0; c < padded; c += L)
+    store<L>(to + c, normalised<L>(row, c, channels, m) * load<L>(weight + c) + load<L>(bias + c));
 }
 
 // Positions of one image; its map starts at `map_row` of y.
@@ -66,21 +97,13 @@ void stem(const Image& image, const StemShape& shape, const StemWeights<Kernels>
     }
     const Product<typename Kernels::Element> product{
         t.a, rows, shape.depth, w.w, shape.depth * Kernels::panel, panels, w.bias, t.passing, true, true};
-    Kernels::multiply(product, [&](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
+    Kernels::multiply(product, [=](Index r, Index p, Vec<L>(&v)[2]) __attribute__((always_inline)) {
       for (int i = 0; i < 2; i++) store<L>(t.mixed + r * stride + p * Kernels::panel + i * L, v[i]);
     });
-    Cursor to(first, y.width);
-    for (Index r = 0; r < rows; r++, to.advance(1, y.width)) {
-      const float* row = t.mixed + r * stride;
-      const Moments m = w.norm_weight ? moments<L>(row, shape.channels, shape.eps) : Moments{0, 1};
-      for (Index c = 0; c < y.channels; c += L) {
-        Vec<L> value = load<L>(row + c);
-        if (w.norm_weight)
-          value = normalised<L>(row, c, shape.channels, m) * load<L>(w.norm_weight + c) +
-                  load<L>(w.norm_bias + c);
-        store<L>(y.at(map_row + to.row, to.column) + c, value);
-      }
-    }
+    Cursor place(first, y.width);
+    for (Index r = 0; r < rows; r++, place.advance(1, y.width))
+      write_position<Kernels>(t.mixed + r * stride, shape, w, y.channels,
+                              y.at(map_row + place.row, place.column));
   }
 }
 
