@@ -67,15 +67,18 @@ class FinishedRows {
   FinishedRows(const Finish& finish, FloatTile (*scratch)[4])
       : finish_(finish), scratch_(scratch) {}
 
-  // Not unrolled: rows do not depend on each other, and there are many copies of this.
-  template <int Count>
+  // A group of rows, a power of two; a group that is not whole waits for `drain`.
+  template <int Group>
   CONVNEXT_INLINE void advance() {
-#pragma GCC unroll 1
-    for (int i = 0; i < Count; i++) {
-      if (next_ == end_) return;
-      finish_row(finish_, block_, first_row_, panel_, next_);
-      next_++;
-    }
+    if (next_ + Group > end_) return;
+    // Both are multiples of the group. With `|` in place of `+` the compiler sees that its rows lie in
+    // one tile, and computes their place once.
+    const Index row = (first_row_ | next_) & -Group;
+    const Finish finish = finish_;  // what it holds cannot change while rows are written
+#pragma GCC unroll 4
+    for (int i = 0; i < Group; i++)
+      finish_row(finish, (const float*)block_ + kTileRows * (next_ + i), row | i, panel_);
+    next_ += Group;
   }
 
   CONVNEXT_INLINE void drain() {
@@ -103,18 +106,17 @@ class FinishedRows {
 #else
   CONVNEXT_INLINE
 #endif
-  static void finish_row(const Finish& finish, const FloatTile* block, Index first_row, Index panel,
-                         Index next) {
-    const float* row = block[0].row[0] + kTileRows * next;
-    Vec<16> columns[2] = {load<16>(row), load<16>(row + 2 * kTileRows * kTileRows)};
-    finish(first_row + next, panel, columns);
+  static void finish_row(const Finish& finish, const float* sums, Index row, Index panel) {
+    Vec<16> columns[2] = {load<16>(sums), load<16>(sums + 2 * kTileRows * kTileRows)};
+    finish(row, panel, columns);
   }
 
   // Once a block at most, so it may be a call.
   __attribute__((noinline)) static void finish_rest(const Finish& finish, const FloatTile* block,
                                                     Index first_row, Index panel, Index next,
                                                     Index end) {
-    for (; next < end; next++) finish_row(finish, block, first_row, panel, next);
+    for (; next < end; next++)
+      finish_row(finish, (const float*)block + kTileRows * next, first_row + next, panel);
   }
 
   const Finish& finish_;
@@ -216,30 +218,30 @@ CONVNEXT_INLINE void store_block(const TileRegisters& tiles, FloatTile* block) {
 
 // One block, 16 RowTiles x 32: adds the products over a chunk. Registers 0 to 3 hold the sums, 4
 // and 5 the operand, 6 and 7 the weights.
-template <class Numbers, int RowTiles, int RowsPerDot, class Rows>
+template <class Numbers, int RowTiles, int Group, int Dots, class Rows>
 CONVNEXT_INLINE void multiply_tiles(TileRegisters& tiles, Index count, const OperandTile* a,
                                     const OperandTile* below, const OperandTile* b, Rows& finished,
                                     Prefetch& prefetch) {
-  constexpr bool deep = RowsPerDot < 3;
+  constexpr bool deep = Group < 4;
   for (Index k = 0; k < count; k++) {
     deep ? tiles.load_streaming<4>(a[k]) : tiles.load<4>(a[k]);
     tiles.load<6>(b[2 * k]);
     Numbers::template dot<0, 4, 6>(tiles);
-    finished.template advance<RowsPerDot>();
+    if (Dots == 1) finished.template advance<Group>();
     tiles.load<7>(b[2 * k + 1]);
     Numbers::template dot<1, 4, 7>(tiles);
-    finished.template advance<RowsPerDot>();
+    finished.template advance<Group>();
     prefetch.step();
     if (RowTiles == 1) continue;
     deep ? tiles.load_streaming<5>(below[k]) : tiles.load<5>(below[k]);
     Numbers::template dot<2, 5, 6>(tiles);
-    finished.template advance<RowsPerDot>();
+    if (Dots == 1) finished.template advance<Group>();
     Numbers::template dot<3, 5, 7>(tiles);
-    finished.template advance<RowsPerDot>();
+    finished.template advance<Group>();
   }
 }
 
-template <int RowTiles, int RowsPerDot, class Numbers, class Rows>
+template <int RowTiles, int Group, int Dots, class Numbers, class Rows>
 CONVNEXT_INLINE void multiply_block(TileRegisters& tiles, const TileProduct<Numbers>& p, Index panel,
                                     Index row, const Chunk& chunk, Rows& finished,
                                     Prefetch& prefetch) {
@@ -252,14 +254,14 @@ CONVNEXT_INLINE void multiply_block(TileRegisters& tiles, const TileProduct<Numb
     load_bias<RowTiles>(tiles, p.bias + 32 * panel);
   else
     load_sums<RowTiles>(tiles, partial);
-  multiply_tiles<Numbers, RowTiles, RowsPerDot>(tiles, chunk.count, a, a + p.depth, b, finished,
+  multiply_tiles<Numbers, RowTiles, Group, Dots>(tiles, chunk.count, a, a + p.depth, b, finished,
                                                 prefetch);
   if (!chunk.end) return store_sums<RowTiles>(tiles, partial);
   store_block<RowTiles>(tiles, finished.scratch());
   finished.publish(row, panel, smaller(p.rows - row, RowTiles * kTileRows));
 }
 
-template <int RowsPerDot, class Numbers, class Finish>
+template <int Group, int Dots, class Numbers, class Finish>
 void multiply_all(const TileProduct<Numbers>& p, const Finish& finish) {
   TileRegisters tiles;
   FloatTile scratch[2][4];
@@ -272,9 +274,9 @@ void multiply_all(const TileProduct<Numbers>& p, const Finish& finish) {
       const Chunk chunk{first, next - first, p.begin && i == 0, p.end && i + 1 == chunks};
       Index row = 0;
       for (; p.rows - row > kTileRows; row += 2 * kTileRows)
-        multiply_block<2, RowsPerDot>(tiles, p, panel, row, chunk, finished, prefetch);
+        multiply_block<2, Group, Dots>(tiles, p, panel, row, chunk, finished, prefetch);
       if (row < p.rows)
-        multiply_block<1, RowsPerDot>(tiles, p, panel, row, chunk, finished, prefetch);
+        multiply_block<1, Group, Dots>(tiles, p, panel, row, chunk, finished, prefetch);
     }
   }
   finished.drain();
@@ -284,9 +286,9 @@ void multiply_all(const TileProduct<Numbers>& p, const Finish& finish) {
 template <class Numbers, class Finish>
 void multiply_tiled(const Product<typename Numbers::Element>& product, const Finish& finish) {
   const TileProduct<Numbers> p(product);
-  if (p.depth >= 8) return multiply_all<1>(p, finish);
-  if (p.depth >= 4) return multiply_all<2>(p, finish);
-  multiply_all<3>(p, finish);
+  if (p.depth >= 8) return multiply_all<2, 2>(p, finish);
+  if (p.depth >= 4) return multiply_all<2, 1>(p, finish);
+  multiply_all<4, 1>(p, finish);
 }
 
 }  // namespace
