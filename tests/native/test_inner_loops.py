@@ -18,12 +18,12 @@ PRODUCTS = re.compile(r"vfmadd|vdpbf16ps|vpdpbusd|vpmaddwd|vpaddd .*ymm")
 SPILL = re.compile(r"vmov\w+ +%[xyz]mm\d+,-?(0x)?[0-9a-f]*\(%r[sb]p\)")
 # what the names of functions contain: products of a loop in one of them
 LOOPS = {
-    "multiply_rows<DotFp32, 8, 6>": 12,
-    "multiply_rows<DotFp32, 16, 12>": 24,
-    "multiply_rows<DotBf16, 16, 12>": 24,
-    "multiply_rows<DotInt8, 16, 12>": 24,
-    "multiply_rows<DotInt8, 8, 6>": 12,
-    "multiply_rows<DotInt16, 8, 6>": 24,
+    "multiply_rows<DotFp32, 8, 4, 6>": 48,
+    "multiply_rows<DotFp32, 16, 2, 12>": 48,
+    "multiply_rows<DotBf16, 16, 2, 12>": 48,
+    "multiply_rows<DotInt8, 16, 2, 12>": 48,
+    "multiply_rows<DotInt8, 8, 4, 6>": 48,
+    "multiply_rows<DotInt16, 8, 4, 6>": 96,
     # the depthwise convolution, which may be inlined
     "<Avx2Kernels": 49,
     "<Avx512Kernels<DotFp32>": 98,

@@ -11,6 +11,7 @@ namespace {
 struct Avx2Tiling {
   static constexpr int lanes = 8;
   static constexpr int register_rows = 6;    // 12 registers of sums, 2 of weights, 1 of a row
+  static constexpr int step_words = 4;
   static constexpr Index chunk_words = 192;  // 12 KB of a panel, and 4.5 KB of 6 rows
 };
 

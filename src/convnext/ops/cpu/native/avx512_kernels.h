@@ -11,6 +11,7 @@ namespace {
 struct Avx512Tiling {
   static constexpr int lanes = 16;
   static constexpr int register_rows = 12;   // 24 registers of sums, 2 of weights
+  static constexpr int step_words = 2;
   static constexpr Index chunk_words = 160;  // 20 KB of a panel, and 8 KB of 12 rows
 };
 

@@ -13,9 +13,23 @@
 namespace convnext {
 namespace {
 
-// Words of 32 bits at a time over `words`, for rows a_stride bytes apart; sums start from one place and
-// end in another. Never inlined: among other code the compiler would spill sums in the inner loop.
+// Adds the products of one word of each row.
 template <class Dot, int Lanes, int Rows>
+CONVNEXT_INLINE void add_products(Vec<Lanes> (&sums)[Rows][2], const char* a, Index a_stride,
+                                  const char* weights) {
+  const Vec<Lanes> left = load_words<Lanes>(weights);
+  const Vec<Lanes> right = load_words<Lanes>(weights + 4 * Lanes);
+#pragma GCC unroll 32
+  for (int r = 0; r < Rows; r++) {
+    const Vec<Lanes> value = broadcast_word<Lanes>(a + r * a_stride);
+    sums[r][0] = Dot::template step<Lanes>(sums[r][0], value, left);
+    sums[r][1] = Dot::template step<Lanes>(sums[r][1], value, right);
+  }
+}
+
+// Over `words` words of rows a_stride bytes apart, `Step` in a round; sums start from one place and end in
+// another. Never inlined: among other code the compiler would spill sums in the inner loop.
+template <class Dot, int Lanes, int Step, int Rows>
 __attribute__((noinline)) void multiply_rows(const char* a, Index a_stride, Index words,
                                              const char* weights, const float* start,
                                              Index start_stride, float* out) {
@@ -25,18 +39,13 @@ __attribute__((noinline)) void multiply_rows(const char* a, Index a_stride, Inde
     sums[r][0] = load<Lanes>(start + r * start_stride);
     sums[r][1] = load<Lanes>(start + r * start_stride + Lanes);
   }
-  for (Index k = 0; k < words; k++) {
-    const Vec<Lanes> left = load_words<Lanes>(weights);
-    const Vec<Lanes> right = load_words<Lanes>(weights + 4 * Lanes);
-#pragma GCC unroll 32
-    for (int r = 0; r < Rows; r++) {
-      const Vec<Lanes> value = broadcast_word<Lanes>(a + r * a_stride);
-      sums[r][0] = Dot::template step<Lanes>(sums[r][0], value, left);
-      sums[r][1] = Dot::template step<Lanes>(sums[r][1], value, right);
-    }
-    a += 4;
-    weights += 8 * Lanes;
+  for (; words >= Step; words -= Step, a += 4 * Step, weights += 8 * Lanes * Step) {
+#pragma GCC unroll 8
+    for (int k = 0; k < Step; k++)
+      add_products<Dot, Lanes, Rows>(sums, a + 4 * k, a_stride, weights + 8 * Lanes * k);
   }
+  for (; words > 0; words--, a += 4, weights += 8 * Lanes)
+    add_products<Dot, Lanes, Rows>(sums, a, a_stride, weights);
 #pragma GCC unroll 32
   for (int r = 0; r < Rows; r++) {
     store<Lanes>(out + 2 * r * Lanes, sums[r][0]);
@@ -45,16 +54,17 @@ __attribute__((noinline)) void multiply_rows(const char* a, Index a_stride, Inde
 }
 
 // As above for a number of rows known at run time, 1 to Rows.
-template <class Dot, int Lanes, int Rows, class... Arguments>
+template <class Dot, int Lanes, int Step, int Rows, class... Arguments>
 CONVNEXT_INLINE void multiply_any_rows(Index rows, Arguments... arguments) {
   if constexpr (Rows > 1) {
-    if (rows < Rows) return multiply_any_rows<Dot, Lanes, Rows - 1>(rows, arguments...);
+    if (rows < Rows) return multiply_any_rows<Dot, Lanes, Step, Rows - 1>(rows, arguments...);
   }
-  multiply_rows<Dot, Lanes, Rows>(arguments...);
+  multiply_rows<Dot, Lanes, Step, Rows>(arguments...);
 }
 
 // The kernels of block.h on vector registers. A set derives from this with its tilings; Tiling has
-// lanes, register_rows (of sums) and chunk_words (of a panel in the first-level cache).
+// lanes, register_rows (of sums), step_words (that a round of the inner loop takes of each row) and
+// chunk_words (of a panel in the first-level cache).
 template <class Tiling, class Dot>
 struct VectorKernels {
   using Element = typename Dot::Element;
@@ -120,9 +130,9 @@ struct VectorKernels {
       const Index r0 = p.rows * b / blocks, rows = p.rows * (b + 1) / blocks - r0;
       const float* start = begin ? p.bias + i * panel : partial + r0 * panel;
       alignas(64) float finished[Tiling::register_rows * panel];
-      multiply_any_rows<Dot, lanes, Tiling::register_rows>(rows, a + r0 * a_stride, a_stride, words,
-                                                           weights, start, begin ? 0 : panel,
-                                                           end ? finished : partial + r0 * panel);
+      multiply_any_rows<Dot, lanes, Tiling::step_words, Tiling::register_rows>(
+          rows, a + r0 * a_stride, a_stride, words, weights, start, begin ? 0 : panel,
+          end ? finished : partial + r0 * panel);
       for (Index r = 0; end && r < rows; r++) {
         const float* sums = finished + r * panel;
         Vec<lanes> v[2] = {load<lanes>(sums), load<lanes>(sums + lanes)};
