@@ -29,6 +29,8 @@ def native(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     library = loading.find() if request.param == "real" else _emulated(tmp_path_factory)
     if Feature.AVX2 not in library.features:
         pytest.skip("not even AVX2")
+    if request.param == "emulated":
+        assert all(feature in library.features for feature in Feature)
     return library
 
 

