@@ -14,7 +14,7 @@ namespace {
 template <int Lanes>
 struct Tiling {
   static constexpr int lanes = Lanes, register_rows = Lanes == 8 ? 6 : 12;
-  static constexpr int step_words = 2;
+  static constexpr int step_words = Lanes == 8 ? 4 : 2;
   static constexpr Index chunk_words = 7;  // so that small products come in chunks
 };
 

@@ -1,6 +1,7 @@
 """The native network through its C interface, every set of kernels, against plain PyTorch.
 
-The library is compiled so that all sets run on AVX2: what the CPU lacks is emulated.
+The library is compiled so that all sets run on AVX2: what the CPU lacks is emulated. Where it has
+more, the installed library runs as well.
 """
 
 import ctypes

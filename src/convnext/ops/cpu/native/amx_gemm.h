@@ -217,7 +217,8 @@ CONVNEXT_INLINE void store_block(const TileRegisters& tiles, FloatTile* block) {
 }
 
 // One block, 16 RowTiles x 32: adds the products over a chunk. Registers 0 to 3 hold the sums, 4
-// and 5 the operand, 6 and 7 the weights.
+// and 5 the operand, 6 and 7 the weights. After every `Dots` multiplications, 1 or 2, a group of
+// finished rows is processed.
 template <class Numbers, int RowTiles, int Group, int Dots, class Rows>
 CONVNEXT_INLINE void multiply_tiles(TileRegisters& tiles, Index count, const OperandTile* a,
                                     const OperandTile* below, const OperandTile* b, Rows& finished,
@@ -255,7 +256,7 @@ CONVNEXT_INLINE void multiply_block(TileRegisters& tiles, const TileProduct<Numb
   else
     load_sums<RowTiles>(tiles, partial);
   multiply_tiles<Numbers, RowTiles, Group, Dots>(tiles, chunk.count, a, a + p.depth, b, finished,
-                                                prefetch);
+                                                 prefetch);
   if (!chunk.end) return store_sums<RowTiles>(tiles, partial);
   store_block<RowTiles>(tiles, finished.scratch());
   finished.publish(row, panel, smaller(p.rows - row, RowTiles * kTileRows));
