@@ -44,7 +44,7 @@ struct AmxKernels {
     return tile_of(rows + kTileRows - 1) * Bf16Numbers::tiles(depth) * kTileRows * Bf16Numbers::depth;
   }
 
-  // Where 32 columns of a row lie.
+  // Where 32 columns of a row lie; the tiles before them have 16 rows of `column` columns together.
   static CONVNEXT_INLINE Index offset(Index depth, Index row, Index column) {
     CONVNEXT_CHECK(row >= 0 && column >= 0 && column % 32 == 0 && column < round_up(depth, depth_unit));
     const Index tile = tile_of(row) * Bf16Numbers::tiles(depth);

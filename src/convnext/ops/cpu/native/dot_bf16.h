@@ -3,10 +3,6 @@
 
 #include "bf16.h"
 
-#if !defined(CONVNEXT_EMULATE)
-#include <immintrin.h>
-#endif
-
 namespace convnext {
 namespace {
 

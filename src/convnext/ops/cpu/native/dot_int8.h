@@ -6,10 +6,6 @@
 
 #include "bytes.h"
 
-#if !defined(CONVNEXT_EMULATE)
-#include <immintrin.h>
-#endif
-
 namespace convnext {
 namespace {
 
