@@ -6,6 +6,10 @@
 
 using namespace convnext;
 
+namespace {
+using Kernels = AmxKernels<Bf16, SumsInFp32<16>>;
+}
+
 extern "C" {
 
 // c (rows, 32 panels), dense, from packed a and b; k in requests of at most `part` tiles.
@@ -13,8 +17,8 @@ int convnext_test_product(const Bf16* a, const Bf16* b, const float* bias, Index
                           Index panels, Index k_tiles, Index part, float* partial, float* c) {
   TileConfig before, state, after;
   read_tile_config(before);
-  AmxKernels::enter(state);
-  Bf16* operand = new (std::align_val_t(64)) Bf16[AmxKernels::operand_size(rows, 32 * part)];
+  Kernels::enter(state);
+  Bf16* operand = new (std::align_val_t(64)) Bf16[Kernels::operand_size(rows, 32 * part)];
   Index calls = 0;
   auto finish = [&](Index row, Index panel, Vec<16>(&columns)[2]) {
     memcpy(c + (row * panels + panel) * 32, columns, sizeof columns);
@@ -26,8 +30,8 @@ int convnext_test_product(const Bf16* a, const Bf16* b, const float* bias, Index
       for (Index column = 0; column < depth; column += 32) {
         const Bf16* from = a + row * 32 * k_tiles + 32 * k + column;
         Vec<16> values[2] = {load<16>(from), load<16>(from + 16)}, again[2];
-        AmxKernels::put<2>(operand, depth, row, column, values);
-        AmxKernels::get<2>(operand, depth, row, column, again);
+        Kernels::put<2>(operand, depth, row, column, values);
+        Kernels::get<2>(operand, depth, row, column, again);
         if (memcmp(values, again, sizeof values)) return 3;
       }
     Product<Bf16> p = {};
@@ -41,10 +45,10 @@ int convnext_test_product(const Bf16* a, const Bf16* b, const float* bias, Index
     p.partial = partial;
     p.begin = k == 0;
     p.end = k + part >= k_tiles;
-    AmxKernels::multiply(p, finish);
+    Kernels::multiply(p, finish);
   }
   ::operator delete[](operand, std::align_val_t(64));
-  AmxKernels::leave(state);
+  Kernels::leave(state);
   read_tile_config(after);
   if (calls != rows * panels) return 1;
   return memcmp(&before, &after, sizeof before) ? 2 : 0;
@@ -53,14 +57,14 @@ int convnext_test_product(const Bf16* a, const Bf16* b, const float* bias, Index
 // C += A B of one tile each.
 void convnext_test_dot(const void* a, const void* b, void* c) {
   TileConfig state;
-  AmxKernels::enter(state);
+  Kernels::enter(state);
   TileRegisters tiles;
   tiles.load<0>(*static_cast<const FloatTile*>(c));
   tiles.load_streaming<3>(*static_cast<const OperandTile*>(a));
   tiles.load<7>(*static_cast<const OperandTile*>(b));
   tiles.dot<0, 3, 7>();
   tiles.store<0>(*static_cast<FloatTile*>(c));
-  AmxKernels::leave(state);
+  Kernels::leave(state);
 }
 
 void convnext_test_gelu(const float* x, float* y, Index count) {

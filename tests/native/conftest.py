@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from convnext.ops.cpu import building
+from convnext.ops.cpu import building, cache
 from convnext.ops.cpu import library as loading
 from convnext.ops.cpu.kernel_sets import Feature
 from convnext.ops.cpu.library import Library
@@ -36,12 +36,15 @@ def native(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def _emulated(tmp_path_factory: pytest.TempPathFactory) -> Library:
     loading._share_openmp()
-    target = tmp_path_factory.mktemp("native") / "emulated.so"
+    shared = tmp_path_factory.getbasetemp()  # of all processes that share the tests
+    folder = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "native"
+    target = folder / "emulated.so"
     # -O1: the emulation of wide vectors takes long to compile otherwise
     flags = ["-DCONVNEXT_EMULATE", "-O1", "-Wno-psabi", "-Werror"]
-    with pytest.MonkeyPatch.context() as patch:
+    with cache.locked(folder), pytest.MonkeyPatch.context() as patch:
         patch.delenv("LD_PRELOAD", raising=False)  # a sanitizer is not for the compiler
-        building.build(target, [*flags, *os.environ.get("CONVNEXT_TEST_FLAGS", "").split()])
+        if not target.exists():
+            building.build(target, [*flags, *os.environ.get("CONVNEXT_TEST_FLAGS", "").split()])
     return Library(target)
 
 

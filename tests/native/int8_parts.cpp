@@ -11,6 +11,8 @@ using namespace convnext;
 
 namespace {
 
+using Kernels = AmxInt8Kernels<Bf16, SumsInFp32<16>>;
+
 template <int Lanes>
 struct Tiling {
   static constexpr int lanes = Lanes, register_rows = Lanes == 8 ? 6 : 12;
@@ -76,9 +78,9 @@ int convnext_test_vnni(const uint8_t* a, const void* b, const int32_t* start, In
 int convnext_test_amx(const uint8_t* a, const void* b, const int32_t* start, Index rows, Index panels,
                       Index k, Index part, float* partial, int32_t* c) {
   TileConfig state;
-  AmxInt8Kernels::enter(state);
+  Kernels::enter(state);
   const int status = product<AmxIntegers>(a, b, start, rows, panels, k, part, partial, c);
-  AmxInt8Kernels::leave(state);
+  Kernels::leave(state);
   return status;
 }
 }

@@ -4,14 +4,17 @@ The kernels run as on a CPU that has them, or emulated where this one does not.
 """
 
 import copy
+from typing import cast
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convnext.deploy.folding import folded_weights, plan_of
 from convnext.deploy.fused import FusedConvNeXt
-from convnext.models.convnext import ConvNeXt
+from convnext.deploy.half_range import HalfRange
+from convnext.models.convnext import ConvNeXt, Stem
 from convnext.models.registry import build_model, list_models
 from convnext.ops.cpu import building
 from convnext.ops.cpu import library as loading
@@ -154,3 +157,32 @@ def test_large_activations(kernels: KernelSet, grn: bool, layer: str) -> None:
     exact, ours = answers(model, kernels, x)
     bound = 1e-4 if kernels.precision == "fp32" else error(pytorch(model, x)[0], exact)
     assert error(ours, exact) < bound
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_values_just_below_the_limit_of_fp16(seed: int) -> None:
+    """As large as a network may make them whose maps are kept in fp16."""
+    torch.manual_seed(seed)
+    model, x = network(**SMALL), 10 * pictures(8, 64, 64)
+    x[1] = 0
+    x[1, :, 30, 30] = 1e6
+    with torch.no_grad():
+        for factor in (2.0**power for power in range(14, -2, -1)):
+            larger = copy.deepcopy(model)
+            for parameter in cast(Stem, larger.stem).norm.parameters():
+                parameter *= factor
+            if proved_to_fit(larger):
+                break
+    assert factor > 2
+    theirs = pytorch(larger, x)
+    for kernels in (k for k in bf16_sets() if k.maps == "fp16"):
+        exact, ours = answers(larger, kernels, x)
+        assert larger.stem(x).abs().max() > 1000
+        assert error(ours, exact) < min(error(t, exact) for t in theirs)
+
+
+def proved_to_fit(model: ConvNeXt) -> bool:
+    values = HalfRange(plan_of(model))
+    for _ in values.follow(folded_weights(model)):
+        pass
+    return values.fits

@@ -29,8 +29,10 @@ DEPTHWISE = {
     "<Avx512Kernels<DotFp32>": 98,
     "<Avx512Kernels<DotBf16>": 98,
     "<VnniInt8Kernels": 98,
-    "<AmxKernels": 98,
-    "<AmxInt8Kernels": 98,
+    "<AmxKernels<Bf16": 98,
+    "<AmxKernels<Half": 98,
+    "<AmxInt8Kernels<Bf16": 98,
+    "<AmxInt8Kernels<Half": 98,
 }
 
 pytestmark = pytest.mark.skipif(

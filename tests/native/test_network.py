@@ -23,6 +23,7 @@ from convnext.ops.cpu.reference import reference
 
 EPS = 1e-6
 NATIVE = [kernels for kernels in KERNEL_SETS if kernels.number >= 0]
+WIDE = [kernels for kernels in NATIVE if kernels.maps != "fp16"]  # those take any network
 FP32 = [kernels for kernels in NATIVE if kernels.precision == "fp32"]
 TOLERANCE = {"fp32": 3e-6, "bf16": 1e-2}  # of the root mean square
 SMALL = Plan(
@@ -137,7 +138,7 @@ def test_nan_goes_as_far_as_in_pytorch(native: Library, kernels: KernelSet, grn:
         assert torch.equal(ours.isnan(), theirs.isnan())
 
 
-@pytest.mark.parametrize("kernels", NATIVE, ids=lambda kernels: kernels.name)
+@pytest.mark.parametrize("kernels", WIDE, ids=lambda kernels: kernels.name)
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_inputs_of_any_size(native: Library, kernels: KernelSet, scale: float) -> None:
     x = scale * torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))

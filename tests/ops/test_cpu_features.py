@@ -19,6 +19,8 @@ def cpu(monkeypatch, found, amd=False):
 
 AVX512 = Feature.AVX2 | Feature.AVX512
 BF16 = AVX512 | Feature.AVX512_BF16
+FP16 = Feature.AVX512_FP16
+AMX = BF16 | FP16 | Feature.AMX_BF16
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,8 @@ BF16 = AVX512 | Feature.AVX512_BF16
         (BF16, False, "avx512_fp32", "avx512_fp32", "avx512_bf16"),
         (BF16, True, "avx512_bf16", "avx512_fp32", "avx512_bf16"),
         (BF16 | Feature.AMX_BF16, False, "amx_bf16", "avx512_fp32", "amx_bf16"),
+        (BF16 | FP16, False, "avx512_fp32", "avx512_fp32", "avx512_bf16"),
+        (AMX, False, "amx_bf16_half", "avx512_fp32", "amx_bf16_half"),
     ],
 )
 def test_the_fastest_kernels_of_each_cpu(monkeypatch, found, amd, auto, fp32, bf16):
@@ -54,6 +58,7 @@ VNNI = AVX512 | Feature.AVX512_VNNI
         (VNNI, "vnni_int8"),
         (VNNI | BF16 | Feature.AMX_BF16, "vnni_int8"),
         (VNNI | BF16 | Feature.AMX_BF16 | Feature.AMX_INT8, "amx_int8"),
+        (VNNI | AMX | Feature.AMX_INT8, "amx_int8_half"),
     ],
 )
 def test_kernels_of_quantised_networks_are_taken_for_these_only(monkeypatch, found, name):
@@ -64,9 +69,9 @@ def test_kernels_of_quantised_networks_are_taken_for_these_only(monkeypatch, fou
 
 
 def test_the_variable_caps_the_cpu(monkeypatch):
-    cpu(monkeypatch, BF16 | Feature.AMX_BF16)
+    cpu(monkeypatch, AMX)
     names = {"avx2": "avx2_fp32", "avx512": "avx512_fp32", "amx": "amx_bf16"}
-    for cap, name in names.items():
+    for cap, name in {**names, "avx512_fp16": "amx_bf16_half"}.items():
         monkeypatch.setenv("CONVNEXT_CPU", cap)
         assert choose().kernels.name == name
     assert choose(cap="avx2").kernels.name == "avx2_fp32"

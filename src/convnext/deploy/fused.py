@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from convnext.deploy.calibration import QuantisationReport, calibrate
 from convnext.deploy.folding import check_network, folded_weights, plan_of
+from convnext.deploy.half_range import HalfRange
 from convnext.deploy.quantised import BlockRanges, quantised_weights
 from convnext.deploy.ranges import Watch
 from convnext.models.backbone import Backbone
@@ -50,7 +51,9 @@ def optimize(
         model: A ConvNeXt V1, V2 or isotropic network in evaluation mode, on the CPU; any classes,
             channels, stem and ``features_only``.
         dtype: Precision of the matrix products; all else is fp32, but for bf16 and int8 on AMX:
-            there the maps between blocks are bf16 too, and GELU errs by up to 6e-4. "fp32"; "bf16";
+            there GELU errs by up to 6e-4, and the maps between blocks are bf16 too, or fp16 as
+            depthwise convolutions are then, if the weights show that no image can make values too
+            large for that and the CPU has AVX512-FP16. "fp32"; "bf16";
             "auto": bf16 where this CPU computes faster in it, else fp32; "int8": 8-bit integers in
             the pointwise layers of those blocks that they harm least, bf16 or fp32 elsewhere.
         calibration: For "int8": batches of images (N, C, H, W), normalised as the network takes
@@ -122,7 +125,8 @@ class FusedConvNeXt(Backbone):
 
     Args:
         network: One that `check_network` accepts.
-        kernels: Who reads the weights.
+        kernels: Who reads the weights; if their maps are fp16 and values of this network may be
+            too large for that, the set beside them whose are not.
         ranges: For each block how its operands are quantised; None: the block is not. By
             default none is.
         release: Whether the network gives up the memory of its blocks as they are packed.
@@ -150,8 +154,9 @@ class FusedConvNeXt(Backbone):
             flags = tuple(found is not None for found in ranges)
             self._plan = replace(self._plan, quantised=flags)
             weights = quantised_weights(self._plan, weights, ranges)
+        packed, kernels = _packed(self._plan, weights, kernels)
         self._numbers = network_numbers(self._plan, kernels)
-        self.register_buffer("packed", pack(self._plan, weights, kernels))
+        self.register_buffer("packed", packed)
         if not self.config.features_only:
             self.norm = copy.deepcopy(network.norm).float()
             self.head = copy.deepcopy(network.head).float()
@@ -265,26 +270,40 @@ class FusedConvNeXt(Backbone):
             ours = self.kernels
             if plan != self._plan:  # other blocks are quantised there
                 ours = _kernels_here(ours, plan)
-                self._plan, self._numbers = plan, network_numbers(plan, ours)
                 self.packed = self.packed.new_empty(offsets(plan, ours)[-1])
                 self.quantisation = None
-            weights = _converted(plan, state_dict[key], theirs, ours)
+            weights, ours = _converted(plan, state_dict[key], theirs, ours)
+            self._plan, self._numbers = plan, network_numbers(plan, ours)
             state_dict = {**state_dict, key: weights}
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         super().__setstate__(dict(state))  # type: ignore[no-untyped-call]
         packed_for, here = self.kernels, _kernels_here(self.kernels, self._plan)
-        self.packed = _converted(self._plan, self.packed, packed_for, here)
+        self.packed, here = _converted(self._plan, self.packed, packed_for, here)
         self._numbers = network_numbers(self._plan, here)
 
 
-def _converted(plan: Plan, weights: Tensor, old: KernelSet, new: KernelSet) -> Tensor:
+def _packed(plan: Plan, weights: Iterable[Tensor], kernels: KernelSet) -> tuple[Tensor, KernelSet]:
+    """Weights for these kernels, or for those that serve where values do not fit fp16."""
+    if kernels.otherwise is None:
+        return pack(plan, weights, kernels), kernels
+    values = HalfRange(plan)
+    packed = pack(plan, values.follow(weights), kernels)
+    if values.fits:
+        return packed, kernels
+    logger.info("maps are kept in bf16: some values may be too large for fp16")
+    return packed, kernels.otherwise
+
+
+def _converted(
+    plan: Plan, weights: Tensor, old: KernelSet, new: KernelSet
+) -> tuple[Tensor, KernelSet]:
     """Packed weights for other kernels, at an address that these read without a copy."""
     check(plan, weights, old)
     if old != new:
-        return pack(plan, unpack(plan, weights, old), new)
-    return weights.clone() if weights.data_ptr() % ALIGNMENT else weights
+        return _packed(plan, unpack(plan, weights, old), new)
+    return weights.clone() if weights.data_ptr() % ALIGNMENT else weights, new
 
 
 def _kernels_here(wanted: KernelSet, plan: Plan) -> KernelSet:

@@ -12,7 +12,7 @@ from convnext.deploy.folding import check_network
 from convnext.deploy.fused import optimize
 from convnext.models.backbone import Backbone
 from convnext.ops.cpu.features import choose
-from convnext.ops.cpu.kernel_sets import PLAIN
+from convnext.ops.cpu.kernel_sets import PLAIN, KernelSet
 from convnext.ops.dispatch import use_reference
 from convnext.run.scoring import progress
 
@@ -95,8 +95,8 @@ def _chosen(network: Backbone, engine: Engine, images: int, release: bool) -> Ru
 
 
 def _fused(network: Backbone, dtype: Literal["auto", "fp32"], release: bool) -> Running:
-    logits = cast(Callable[[Tensor], Tensor], optimize(network, dtype, release=release))
-    return Running(logits, "fused", _words(dtype))
+    fused = optimize(network, dtype, release=release)
+    return Running(cast(Callable[[Tensor], Tensor], fused), "fused", _words(dtype, fused.kernels))
 
 
 def _quantised(network: Backbone, calibration: Iterable[Tensor], release: bool) -> Running:
@@ -104,12 +104,12 @@ def _quantised(network: Backbone, calibration: Iterable[Tensor], release: bool) 
         return progress(items, f"calibrating: {title}", total=len(items), unit="steps")
 
     fused = optimize(network, "int8", calibration=calibration, release=release, watch=watch)
-    kernels, reason = choose("int8")
-    slow = "; the same arithmetic in plain PyTorch, not fast" if kernels is PLAIN else ""
+    reason = choose("int8").reason
+    slow = "; the same arithmetic in plain PyTorch, not fast" if fused.kernels is PLAIN else ""
     return Running(
         cast(Callable[[Tensor], Tensor], fused),
         "int8",
-        f"{kernels.name}: {reason}{slow}",
+        f"{fused.kernels.name}: {reason}{slow}",
         str(fused.quantisation),
     )
 
@@ -130,9 +130,8 @@ def _why_not_fused(network: Backbone, images: int) -> str:
     return f"no native kernels: {reason}" if kernels is PLAIN else ""
 
 
-def _words(dtype: Literal["auto", "fp32"]) -> str:
-    kernels, reason = choose(dtype)
-    fastest = choose().kernels
+def _words(dtype: Literal["auto", "fp32"], kernels: KernelSet) -> str:
+    reason, fastest = choose(dtype).reason, choose().kernels
     more = ""
     if fastest.precision != kernels.precision:
         more = f"; --engine fused takes {fastest.name}, which is faster and rounds to bf16"
@@ -146,7 +145,7 @@ def engine_of_this_machine() -> str:
     kernels, reason = choose("fp32")
     if kernels is PLAIN:
         return f"eager (no native kernels: {reason})"
-    return f"fused ({_words('fp32')}; --engine int8 takes {choose('int8').kernels.name})"
+    return f"fused ({_words('fp32', kernels)}; --engine int8 takes {choose('int8').kernels.name})"
 
 
 @cache

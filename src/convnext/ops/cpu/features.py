@@ -1,7 +1,7 @@
 """Which set of kernels runs on this CPU, and why.
 
 The environment variable ``CONVNEXT_CPU`` caps what is used, as if the CPU could do no more: avx2,
-avx512, avx512_bf16 or amx; off switches native code off.
+avx512, avx512_bf16, amx (without AVX512-FP16) or avx512_fp16; off switches native code off.
 """
 
 import logging
@@ -24,7 +24,8 @@ CAPS = {
     "avx2": Feature.AVX2 | Feature.AVX_VNNI,
     "avx512": _AVX512,
     "avx512_bf16": _AVX512 | Feature.AVX512_BF16,
-    "amx": ~Feature(0),
+    "amx": ~Feature.AVX512_FP16,
+    "avx512_fp16": ~Feature(0),
 }
 
 

@@ -26,6 +26,7 @@ class Feature(IntFlag):
     AVX_VNNI = 16
     AMX_BF16 = 32
     AMX_INT8 = 64
+    AVX512_FP16 = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,11 @@ class KernelSet(Layout):
         name: As users and logs see it.
         number: As `convnext_kernels` in `native/api.h` counts; negative: no native code.
         precision: Of the matrices; vectors are always fp32, and so are sums, norms and GELU while
-            they are computed. On AMX the maps between blocks are bf16, and GELU as exact as that.
+            they are computed, but for what `maps` says. On AMX GELU is as exact as bf16 is.
+        maps: How the maps between blocks are stored; if in fp16, the sums of depthwise convolutions
+            are in fp16 as well, and the network must be one whose values fit.
+        otherwise: For other networks then: the set that reads the same packed weights, and has maps
+            of a wider range.
         unit: Channels of a map are padded to a multiple of it.
         int8: How the matrices of quantised blocks lie; None: there can be no such blocks.
         needs: What the CPU must be able to do.
@@ -65,6 +70,8 @@ class KernelSet(Layout):
     name: str
     number: int
     precision: Precision
+    maps: Literal["fp32", "bf16", "fp16"] = "fp32"
+    otherwise: "KernelSet | None" = None
     unit: int
     int8: Layout | None = None
     needs: Feature
@@ -120,11 +127,32 @@ _AMX = replace(
     _AVX512_BF16,
     name="amx_bf16",
     number=3,
+    maps="bf16",
     unit=32,
     k_unit=32,
     half=16,
     needs=_AVX512_BF16.needs | Feature.AMX_BF16,
 )
+_AMX_INT8 = replace(
+    _AMX,
+    name="amx_int8",
+    number=5,
+    int8=Layout(group=4, panel=32, k_unit=64, half=16),
+    needs=_AMX.needs | Feature.AMX_INT8,
+)
+
+
+def _with_half_maps(kernels: KernelSet, number: int) -> KernelSet:
+    return replace(
+        kernels,
+        name=f"{kernels.name}_half",
+        number=number,
+        maps="fp16",
+        otherwise=kernels,
+        needs=kernels.needs | Feature.AVX512_FP16,
+    )
+
+
 # From the least to the most able; those for quantised networks last, each like the one whose blocks
 # of floating-point numbers it computes.
 KERNEL_SETS = (
@@ -133,6 +161,7 @@ KERNEL_SETS = (
     _AVX512,
     _AVX512_BF16,
     _AMX,
+    _with_half_maps(_AMX, 8),
     replace(
         _AVX2,
         name="avx2_int8",
@@ -153,13 +182,8 @@ KERNEL_SETS = (
         int8=Layout(group=4, panel=32, k_unit=4),
         needs=_AVX512.needs | Feature.AVX512_VNNI,
     ),
-    replace(
-        _AMX,
-        name="amx_int8",
-        number=5,
-        int8=Layout(group=4, panel=32, k_unit=64, half=16),
-        needs=_AMX.needs | Feature.AMX_INT8,
-    ),
+    _AMX_INT8,
+    _with_half_maps(_AMX_INT8, 9),
 )
 _BY_NUMBER = {kernels.number: kernels for kernels in KERNEL_SETS}
 

@@ -1,5 +1,5 @@
-// The kernel set AMX_INT8: products of 8-bit integers on tile registers in quantised blocks, everything
-// else as in AMX_BF16.
+// The kernel sets AMX_INT8 and AMX_INT8_HALF: products of 8-bit integers on tile registers in quantised
+// blocks, everything else as in AMX_BF16 and AMX_BF16_HALF.
 //
 // An operand of integers is an array of tiles of 16 rows x 64 columns.
 #pragma once
@@ -38,7 +38,8 @@ struct AmxIntegers {
   }
 };
 
-struct AmxInt8Kernels : AmxKernels {
+template <class Number, class Sums>
+struct AmxInt8Kernels : AmxKernels<Number, Sums> {
   using Integers = AmxIntegers;
 };
 

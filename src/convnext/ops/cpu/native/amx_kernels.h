@@ -1,5 +1,6 @@
-// The kernel set AMX_BF16 (block.h says what each member means): products of bf16 on tile
-// registers, everything else in fp32 on AVX-512.
+// The kernel sets AMX_BF16 and AMX_BF16_HALF (block.h says what each member means): products of bf16
+// on tile registers. Maps are stored in bf16, and everything else is in fp32 on AVX-512; or they are
+// stored in fp16, and so are the sums of depthwise convolutions, two channels in the place of one.
 //
 // An operand is an array of tiles of 16 rows x 32 columns. Depthwise convolution and GELU write it
 // as they finish: a row's 32 columns are one cache line.
@@ -8,13 +9,16 @@
 #include "amx_gelu.h"
 #include "amx_gemm.h"
 #include "bf16.h"
+#include "depthwise.h"
 #include "dot.h"
 
 namespace convnext {
 namespace {
 
+template <class Number, class Sums>
 struct AmxKernels {
-  using Stream = Bf16;
+  using Stream = Number;
+  using Mixing = Sums;
   using Element = Bf16;
   using Integers = void;
   static constexpr int lanes = 16;

@@ -23,6 +23,11 @@ constexpr Set kSets[] = {
      run_amx_int8},
     {FEATURE_AVX2, run_avx2_int8},
     {FEATURE_AVX2 | FEATURE_AVX_VNNI, run_avx_vnni_int8},
+    {FEATURE_AVX2 | FEATURE_AVX512 | FEATURE_AVX512_BF16 | FEATURE_AVX512_FP16 | FEATURE_AMX_BF16,
+     run_amx_bf16_half},
+    {FEATURE_AVX2 | FEATURE_AVX512 | FEATURE_AVX512_BF16 | FEATURE_AVX512_FP16 | FEATURE_AMX_BF16 |
+         FEATURE_AMX_INT8,
+     run_amx_int8_half},
 };
 constexpr int64_t kNumSets = sizeof kSets / sizeof kSets[0];
 

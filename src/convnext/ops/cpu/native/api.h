@@ -20,7 +20,9 @@ enum convnext_kernels {
   VNNI_INT8 = 4,  // blocks that are not quantised as AVX512_FP32
   AMX_INT8 = 5,   // as AMX_BF16
   AVX2_INT8 = 6,  // as AVX2_FP32
-  AVX_VNNI_INT8 = 7
+  AVX_VNNI_INT8 = 7,
+  AMX_BF16_HALF = 8,  // as AMX_BF16, but maps and sums of depthwise convolutions in fp16
+  AMX_INT8_HALF = 9   // as AMX_INT8, likewise
 };
 
 enum convnext_feature {
@@ -30,7 +32,8 @@ enum convnext_feature {
   FEATURE_AVX512_VNNI = 8,
   FEATURE_AVX_VNNI = 16,
   FEATURE_AMX_BF16 = 32,  // of the CPU, and granted by the operating system
-  FEATURE_AMX_INT8 = 64
+  FEATURE_AMX_INT8 = 64,
+  FEATURE_AVX512_FP16 = 128  // also of the compiler that made this library
 };
 
 enum convnext_status {

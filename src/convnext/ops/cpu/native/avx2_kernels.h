@@ -1,6 +1,7 @@
 // The kernel set AVX2_FP32 (block.h says what each member means): 16 registers of 8 lanes.
 #pragma once
 
+#include "depthwise.h"
 #include "dot.h"
 #include "gelu.h"
 #include "gemm.h"
@@ -17,6 +18,7 @@ struct Avx2Tiling {
 
 struct Avx2Kernels : VectorKernels<Avx2Tiling, DotFp32> {
   using Stream = float;
+  using Mixing = SumsInFp32<8>;
   static constexpr int run = 7;  // 7 registers of sums, 7 of weights, 1 of a position
   static constexpr Index tile_rows = 128;
   static constexpr Index hidden_slice = 384;

@@ -1,6 +1,7 @@
 // The kernel set AVX512_FP32 (block.h says what each member means): 32 registers of 16 lanes.
 #pragma once
 
+#include "depthwise.h"
 #include "dot.h"
 #include "gelu.h"
 #include "gemm.h"
@@ -18,6 +19,7 @@ struct Avx512Tiling {
 template <class Dot>
 struct Avx512Kernels : VectorKernels<Avx512Tiling, Dot> {
   using Stream = float;
+  using Mixing = SumsInFp32<16>;
   static constexpr int run = 14;  // 14 registers of sums, 7 of weights, 1 of a position
   static constexpr Index tile_rows = 192;
   static constexpr Index hidden_slice = 512;

@@ -19,7 +19,8 @@
 //   static constexpr Index group_positions;  images go through a stage together up to so many
 //                                        positions, so that each weight read serves all of them
 //   static constexpr Index grn_positions;    the same for the hidden maps that GRN keeps
-//   using Stream;                        of the maps between blocks: float or Bf16
+//   using Stream;                        of the maps between blocks: float, Bf16 or Half
+//   using Mixing;                        what depthwise convolutions are computed in (depthwise.h)
 //   using Element;                       of operands and packed weights, and of `get` and `put`
 //
 //   An OPERAND is the left matrix (rows, depth) of a product, in a layout of the set's own; the buffer
@@ -87,8 +88,15 @@ void mix(const BlockTask<Kernels>& task, const BlockWeights<Kernels>& w, Index f
   const Index padded = task.x.channels, stride = Tile<Kernels>::mixed_stride(padded);
   depthwise<Kernels>(task.x, first, rows, w.taps, w.taps_bias, t.mixed, stride);
   clock.lap(PART_DEPTHWISE);
-  for (Index r = 0; r < rows; r++)
-    normalise_into<Kernels>(t.mixed + r * stride, task.channels, padded, task.eps, t.a, padded, r, 0);
+  rows_together(rows, [&](auto together, Index first_row) __attribute__((always_inline)) {
+    constexpr Index Rows = together;
+    const float* from = t.mixed + first_row * stride;
+    Moments moments[Rows];
+    find_moments<Kernels::lanes>(from, stride, task.channels, task.eps, moments);
+    for (Index i = 0; i < Rows; i++)
+      normalise_into<Kernels>(from + i * stride, moments[i], task.channels, padded, t.a, padded,
+                              first_row + i, 0);
+  });
   clock.lap(PART_NORM);
 }
 

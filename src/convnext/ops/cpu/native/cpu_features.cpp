@@ -1,5 +1,5 @@
 // What this CPU can do and the operating system allows.
-#include "api.h"
+#include "sets.h"
 
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -47,6 +47,9 @@ uint64_t detect() {
   features |= FEATURE_AVX512;
   if (bit(second.a, 5)) features |= FEATURE_AVX512_BF16;
   if (bit(seventh.c, 11)) features |= FEATURE_AVX512_VNNI;
+#if defined(CONVNEXT_FP16)
+  if (bit(seventh.d, 23)) features |= FEATURE_AVX512_FP16;
+#endif
   const bool bf16 = bit(seventh.d, 22), int8 = bit(seventh.d, 25);
   const bool tiles = saves(0x60000) && bit(seventh.d, 24) && (bf16 || int8);
   if (!tiles || !tiles_granted()) return features;
@@ -61,7 +64,7 @@ extern "C" uint64_t convnext_cpu_features(void) {
   static const uint64_t features = detect();
 #if defined(CONVNEXT_EMULATE)
   // every set is then compiled for AVX2
-  return features & FEATURE_AVX2 ? 0x7f : 0;
+  return features & FEATURE_AVX2 ? 0xff : 0;
 #else
   return features;
 #endif

@@ -1,4 +1,4 @@
-// Depthwise 7x7 convolution of some positions of a map, in fp32.
+// Depthwise 7x7 convolution of some positions of a map.
 #pragma once
 
 #include "map.h"
@@ -8,33 +8,55 @@ namespace {
 
 constexpr int kTaps = 7;
 
+// What the convolution is computed in, whatever numbers the maps hold.
+template <int Lanes>
+struct SumsInFp32 {
+  static constexpr int lanes = Lanes;
+  using Tap = float;
+  using Vector = Vec<Lanes>;
+
+  template <class Number>
+  static CONVNEXT_INLINE Vector read(const Number* from) {
+    return load<Lanes>(from);
+  }
+
+  // As fp32, whatever the sums are in.
+  static CONVNEXT_INLINE Vector read_floats(const float* from) { return load<Lanes>(from); }
+  static CONVNEXT_INLINE void write_floats(float* to, const Vector& v) { store<Lanes>(to, v); }
+
+  static CONVNEXT_INLINE void write(Tap* to, const Vector& v) { store<Lanes>(to, v); }
+  static CONVNEXT_INLINE void add(Vector& sum, const Vector& a, const Vector& b) { sum += a * b; }
+};
+
 // `Run` neighbouring positions of one row, one vector of channels. The 7 weights of a kernel row and
 // the sums stay in registers, so that an input vector is read once for the 7 sums it belongs to:
 // 7 + Run + 6 reads for 7 * Run multiplications.
 template <class Kernels, int Run>
 void depthwise_run(const typename Kernels::Stream* x, Index pitch, Index pixel, Index first_tap,
-                   Index last_tap, const float* weight, Index channels, const float* bias, float* out,
-                   Index out_stride) {
-  constexpr int L = Kernels::lanes;
-  Vec<L> sums[Run];
+                   Index last_tap, const typename Kernels::Mixing::Tap* weight, const float* bias,
+                   float* out, Index out_stride) {
+  using Mixing = typename Kernels::Mixing;
+  using Vector = typename Mixing::Vector;
+  const Vector start = Mixing::read_floats(bias);
+  Vector sums[Run];
 #pragma GCC unroll 16
-  for (int i = 0; i < Run; i++) sums[i] = load<L>(bias);
+  for (int i = 0; i < Run; i++) sums[i] = start;
   for (Index ky = first_tap; ky < last_tap; ky++) {
     const typename Kernels::Stream* from = x + (ky - kReach) * pitch - kReach * pixel;
-    Vec<L> taps[kTaps];
+    Vector taps[kTaps];
 #pragma GCC unroll 16
-    for (int kx = 0; kx < kTaps; kx++) taps[kx] = load<L>(weight + (ky * kTaps + kx) * channels);
+    for (int kx = 0; kx < kTaps; kx++) taps[kx] = Mixing::read(weight + (ky * kTaps + kx) * Mixing::lanes);
 #pragma GCC unroll 32
     for (int j = 0; j < Run + kTaps - 1; j++) {
-      const Vec<L> value = load<L>(from);
+      const Vector value = Mixing::read(from);
       from += pixel;
 #pragma GCC unroll 16
       for (int i = 0; i < Run; i++)
-        if (j - i >= 0 && j - i < kTaps) sums[i] += value * taps[j - i];
+        if (j - i >= 0 && j - i < kTaps) Mixing::add(sums[i], value, taps[j - i]);
     }
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < Run; i++) store<L>(out + i * out_stride, sums[i]);
+  for (int i = 0; i < Run; i++) Mixing::write_floats(out + i * out_stride, sums[i]);
 }
 
 // As above for a length known at run time, 1 to Run.
@@ -51,7 +73,12 @@ CONVNEXT_INLINE void depthwise_any_run(Index length, Arguments... arguments) {
 template <class Kernels>
 void depthwise(const Map<typename Kernels::Stream>& x, Index first, Index rows, const float* weight,
                const float* bias, float* out, Index stride) {
-  for (Index c = 0; c < x.channels; c += Kernels::lanes) {
+  using Mixing = typename Kernels::Mixing;
+  constexpr int L = Mixing::lanes;
+  alignas(64) typename Mixing::Tap taps[kTaps * kTaps * L];
+  for (Index c = 0; c < x.channels; c += L) {
+    for (Index i = 0; i < kTaps * kTaps; i++)
+      Mixing::write(taps + i * L, Mixing::read_floats(weight + i * x.channels + c));
     Cursor place(first, x.width);
     for (Index done = 0; done < rows;) {
       const Index length =
@@ -60,8 +87,8 @@ void depthwise(const Map<typename Kernels::Stream>& x, Index first, Index rows, 
       const Index first_tap = larger(0, kReach - y);
       const Index last_tap = smaller(kTaps, x.height + kReach - y);
       depthwise_any_run<Kernels, Kernels::run>(length, x.at(place.row, place.column) + c, x.pitch(),
-                                               x.pixel, first_tap, last_tap, weight + c, x.channels,
-                                               bias + c, out + done * stride + c, stride);
+                                               x.pixel, first_tap, last_tap, taps, bias + c,
+                                               out + done * stride + c, stride);
       place.advance(length, x.width);
       done += length;
     }

@@ -15,8 +15,8 @@ struct DownsampleWeights {
   const float* bias;
 };
 
-template <int Lanes>
-CONVNEXT_INLINE const float* as_floats(const Bf16* from, Index channels, float* room) {
+template <int Lanes, class Number>
+CONVNEXT_INLINE const float* as_floats(const Number* from, Index channels, float* room) {
   for (Index c = 0; c < channels; c += Lanes) store<Lanes>(room + c, load<Lanes>(from + c));
   return room;
 }
@@ -36,15 +36,19 @@ void downsample(const Map<typename Kernels::Stream>& x, Index channels, float ep
     Cursor place(first, y.width);
     for (Index r = 0; r < rows; r++, place.advance(1, y.width)) {
       const Index top = place.row / y.height * x.height + place.row % y.height * 2;
+      const float* corners[4];
       for (Index k = 0; k < 4; k++) {
         const auto* from = x.at(top + k / 2, 2 * place.column + k % 2);
-        const float* row;
         if constexpr (sizeof *from == sizeof(float))
-          row = from;
+          corners[k] = from;
         else
-          row = as_floats<L>(from, x.channels, t.mixed);
-        normalise_into<Kernels>(row, channels, x.channels, eps, t.a, depth, r, k * x.channels);
+          corners[k] = as_floats<L>(from, x.channels, t.mixed + k * x.channels);
       }
+      Moments moments[4];
+      find_moments<L>(corners, channels, eps, moments);
+      for (Index k = 0; k < 4; k++)
+        normalise_into<Kernels>(corners[k], moments[k], channels, x.channels, t.a, depth, r,
+                                k * x.channels);
     }
     t.locate(y, first, rows);
     typename Kernels::Stream* to = y.at(map_row, 0);

@@ -2,6 +2,8 @@
 // product that follows) or with them (stem).
 #pragma once
 
+#include <type_traits>
+
 #include "vec.h"
 
 namespace convnext {
@@ -11,27 +13,58 @@ struct Moments {
   float mean, scale;  // 1 / sqrt(variance + eps)
 };
 
-// Of `channels` true channels in a row padded to whole vectors. Two passes: the sum of squares about
+// Every sum waits for the one before it, so some rows are summed up side by side.
+constexpr Index kRowsTogether = 4;
+
+// Calls visit(std::integral_constant<Index, Rows>, first) for `rows` rows: kRowsTogether at a time, and
+// those that are left one by one.
+template <class Visit>
+CONVNEXT_INLINE void rows_together(Index rows, const Visit& visit) {
+  Index first = 0;
+  for (; first + kRowsTogether <= rows; first += kRowsTogether)
+    visit(std::integral_constant<Index, kRowsTogether>(), first);
+  for (; first < rows; first++) visit(std::integral_constant<Index, 1>(), first);
+}
+
+// Of `channels` true channels in rows padded to whole vectors. Two passes: the sum of squares about
 // the mean does not cancel for rows far from zero. If it overflows the scale is NaN, as the row is in
 // PyTorch: 0 would make it a plausible one.
-template <int Lanes>
-CONVNEXT_INLINE Moments moments(const float* row, Index channels, float eps) {
+template <int Lanes, int Rows>
+CONVNEXT_INLINE void find_moments(const float* const (&rows)[Rows], Index channels, float eps,
+                                  Moments (&found)[Rows]) {
   const Index whole = channels / Lanes * Lanes;
-  Vec<Lanes> total{}, squares{};
-#pragma GCC unroll 4
-  for (Index c = 0; c < channels; c += Lanes) total += load<Lanes>(row + c);  // the padding is 0
-  const float mean = sum<Lanes>(total) / (float)channels;
-#pragma GCC unroll 4
-  for (Index c = 0; c < whole; c += Lanes) {
-    const Vec<Lanes> distance = load<Lanes>(row + c) - mean;
-    squares += distance * distance;
+  Vec<Lanes> totals[Rows] = {}, squares[Rows] = {};
+  for (Index c = 0; c < channels; c += Lanes)  // the padding is 0
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; i++) totals[i] += load<Lanes>(rows[i] + c);
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; i++) found[i].mean = sum<Lanes>(totals[i]) / (float)channels;
+  for (Index c = 0; c < whole; c += Lanes)
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; i++) {
+      const Vec<Lanes> distance = load<Lanes>(rows[i] + c) - found[i].mean;
+      squares[i] += distance * distance;
+    }
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; i++) {
+    if (whole < channels) {
+      const Vec<Lanes> distance =
+          keep_first<Lanes>(load<Lanes>(rows[i] + whole) - found[i].mean, channels - whole);
+      squares[i] += distance * distance;
+    }
+    const float variance = sum<Lanes>(squares[i]) / (float)channels;
+    found[i].scale = 1.0f / __builtin_sqrtf(variance + eps) + (variance - variance);
   }
-  if (whole < channels) {
-    const Vec<Lanes> distance = keep_first<Lanes>(load<Lanes>(row + whole) - mean, channels - whole);
-    squares += distance * distance;
-  }
-  const float variance = sum<Lanes>(squares) / (float)channels;
-  return {mean, 1.0f / __builtin_sqrtf(variance + eps) + (variance - variance)};
+}
+
+// Of rows that lie `stride` apart.
+template <int Lanes, int Rows>
+CONVNEXT_INLINE void find_moments(const float* row, Index stride, Index channels, float eps,
+                                  Moments (&found)[Rows]) {
+  const float* rows[Rows];
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; i++) rows[i] = row + i * stride;
+  find_moments<Lanes, Rows>(rows, channels, eps, found);
 }
 
 // The vector of normalised channels from c on, zero beyond the true ones.
@@ -43,17 +76,21 @@ CONVNEXT_INLINE Vec<Lanes> normalised(const float* row, Index c, Index channels,
 
 // One row into columns [column, column + padded) of row r of an operand of the kernels.
 template <class Kernels>
-CONVNEXT_INLINE void normalise_into(const float* row, Index channels, Index padded, float eps,
+CONVNEXT_INLINE void normalise_into(const float* row, Moments m, Index channels, Index padded,
                                     typename Kernels::Element* operand, Index depth, Index r,
                                     Index column) {
   constexpr int L = Kernels::lanes, N = Kernels::channel_unit / L;
-  const Moments m = moments<L>(row, channels, eps);
-  for (Index c = 0; c < padded; c += N * L) {
-    Vec<L> values[N];
+  Vec<L> values[N];
+  Index c = 0;
+  for (; c + N * L <= channels; c += N * L) {
 #pragma GCC unroll 4
-    for (int i = 0; i < N; i++) values[i] = normalised<L>(row, c + i * L, channels, m);
+    for (int i = 0; i < N; i++) values[i] = (load<L>(row + c + i * L) - m.mean) * m.scale;
     Kernels::template put<N>(operand, depth, r, column + c, values);
   }
+  if (c >= padded) return;
+#pragma GCC unroll 4
+  for (int i = 0; i < N; i++) values[i] = normalised<L>(row, c + i * L, channels, m);
+  Kernels::template put<N>(operand, depth, r, column + c, values);
 }
 
 }  // namespace

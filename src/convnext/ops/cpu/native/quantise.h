@@ -38,19 +38,20 @@ CONVNEXT_INLINE float largest_lane(const Vec<Lanes>& v) {
   }
 }
 
-// LayerNorm of a row, times factors of the channels, into row r of an operand of integers. The
-// largest magnitude becomes 127; 128 stands for 0. Returns what a step of 1 stands for; NaN if the
+// LayerNorm of a row, times factors of the channels (0 for those of the padding), into row r of an
+// operand of integers. The largest magnitude becomes 127; 128 stands for 0. Returns what a step of 1 stands for; NaN if the
 // row had NaN or infinities, which the integers cannot tell.
 template <class Kernels>
-CONVNEXT_INLINE float quantise_row(const float* row, const float* factors, Index channels,
-                                   Index padded, float eps,
+CONVNEXT_INLINE float quantise_row(const float* row, Moments m, const float* factors, Index padded,
                                    typename Kernels::Integers::Element* operand, Index r) {
   constexpr int L = Kernels::lanes, N = Kernels::channel_unit / L;
   using Ints = typename VecTypes<L>::Ints;
-  const Moments m = moments<L>(row, channels, eps);
+  const auto scaled = [=](Index c) __attribute__((always_inline)) {
+    return (load<L>(row + c) - m.mean) * m.scale * load<L>(factors + c);
+  };
   Vec<L> top{};
   for (Index c = 0; c < padded; c += L) {
-    const Vec<L> value = normalised<L>(row, c, channels, m) * load<L>(factors + c);
+    const Vec<L> value = scaled(c);
     const Vec<L> magnitude = (Vec<L>)((Ints)value & 0x7fffffff);
     top = magnitude > top ? magnitude : top;
   }
@@ -61,9 +62,7 @@ CONVNEXT_INLINE float quantise_row(const float* row, const float* factors, Index
     Vec<L> words[N];
 #pragma GCC unroll 4
     for (int i = 0; i < N; i++) {
-      const Vec<L> value =
-          normalised<L>(row, c + i * L, channels, m) * load<L>(factors + c + i * L);
-      const Vec<L> steps = value * inverse;
+      const Vec<L> steps = scaled(c + i * L) * inverse;
       words[i] = (Vec<L>)((Ints)(steps + kRounder) + 128);
     }
     Kernels::Integers::template put<N>(operand, padded, r, c, words);

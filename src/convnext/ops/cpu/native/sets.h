@@ -4,6 +4,11 @@
 
 #include "api.h"
 
+// Older compilers do not know the instructions.
+#if defined(CONVNEXT_EMULATE) || __GNUC__ >= 12
+#define CONVNEXT_FP16
+#endif
+
 namespace convnext {
 
 // A call that has been checked.
@@ -25,6 +30,8 @@ int run_vnni_int8(const Request& request);
 int run_amx_int8(const Request& request);
 int run_avx2_int8(const Request& request);
 int run_avx_vnni_int8(const Request& request);
+int run_amx_bf16_half(const Request& request);
+int run_amx_int8_half(const Request& request);
 
 // Memory of the calling thread, on a cache line; it stays until the thread asks for more, trims it or
 // ends. Null if there is none.

@@ -58,18 +58,19 @@ inline void gather(const Image& image, const StemShape& shape, Index row, Index 
     }
 }
 
-// One row of the product to its place in the map, normalised if the stem has a norm.
+// One row of the product, or what LayerNorm makes of it, to its place in the map.
 template <class Kernels>
-CONVNEXT_INLINE void write_position(const float* row, const StemShape& shape, const StemWeights<Kernels>& w,
-                                    Index padded, typename Kernels::Stream* to) {
+CONVNEXT_INLINE void write_row(const float* row, Index padded, typename Kernels::Stream* to) {
+  constexpr int L = Kernels::lanes;
+  for (Index c = 0; c < padded; c += L) store<L>(to + c, load<L>(row + c));
+}
+
+template <class Kernels>
+CONVNEXT_INLINE void write_normalised(const float* row, Moments m, Index channels,
+                                      const StemWeights<Kernels>& w, Index padded,
+                                      typename Kernels::Stream* to) {
   constexpr int L = Kernels::lanes;
   const float *weight = w.norm_weight, *bias = w.norm_bias;
-  const Index channels = shape.channels;
-  if (!weight) {
-    for (Index c = 0; c < padded; c += L) store<L>(to + c, load<L>(row + c));
-    return;
-  }
-  const Moments m = moments<L>(row, channels, shape.eps);
   for (Index c = 0; c < padded; c += L)
     store<L>(to + c, normalised<L>(row, c, channels, m) * load<L>(weight + c) + load<L>(bias + c));
 }
@@ -101,9 +102,19 @@ void stem(const Image& image, const StemShape& shape, const StemWeights<Kernels>
       for (int i = 0; i < 2; i++) store<L>(t.mixed + r * stride + p * Kernels::panel + i * L, v[i]);
     });
     Cursor place(first, y.width);
-    for (Index r = 0; r < rows; r++, place.advance(1, y.width))
-      write_position<Kernels>(t.mixed + r * stride, shape, w, y.channels,
-                              y.at(map_row + place.row, place.column));
+    rows_together(rows, [&](auto together, Index first_row) __attribute__((always_inline)) {
+      constexpr Index Rows = together;
+      const float* row = t.mixed + first_row * stride;
+      Moments moments[Rows];
+      if (w.norm_weight) find_moments<L>(row, stride, shape.channels, shape.eps, moments);
+      for (Index i = 0; i < Rows; i++, row += stride, place.advance(1, y.width)) {
+        auto* to = y.at(map_row + place.row, place.column);
+        if (w.norm_weight)
+          write_normalised<Kernels>(row, moments[i], shape.channels, w, y.channels, to);
+        else
+          write_row<Kernels>(row, y.channels, to);
+      }
+    });
   }
 }
 

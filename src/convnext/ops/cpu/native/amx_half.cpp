@@ -1,0 +1,37 @@
+// Kernels for the tile registers of AMX with bf16, and for AVX-512 with numbers of fp16.
+#include <immintrin.h>
+#include <omp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <time.h>
+
+#include "sets.h"
+
+#if defined(CONVNEXT_FP16)
+
+#if defined(CONVNEXT_EMULATE)
+#pragma GCC target("avx2,fma,f16c")
+#else
+// The instructions on tiles are assembly, which needs no target here.
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512fp16")
+#pragma GCC target("prefer-vector-width=512")
+#endif
+
+#include "amx_kernels.h"
+#include "half.h"
+#include "network.h"
+
+namespace convnext {
+
+int run_amx_bf16_half(const Request& request) {
+  return run_network<AmxKernels<Half, SumsInFp16>>(request);
+}
+
+}  // namespace convnext
+
+#else
+
+int convnext::run_amx_bf16_half(const Request&) { return STATUS_UNAVAILABLE; }
+
+#endif
