@@ -17,16 +17,16 @@ from collections.abc import Callable
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import convnext
+from convnext.deploy.fused import FusedConvNeXt
 from convnext.evaluate.cost import peak_memory
 from convnext.evaluate.timing import ratio
-from convnext.ops.cpu.features import choose
 from convnext.ops.dispatch import use
 from int8_peers import onnxruntime_int8, openvino_int8
 
@@ -46,6 +46,16 @@ OURS, PEERS, PROTOTYPE = "fused", ("compile", "openvino"), "prototype"
 # Of int8; and ours in floating point, the fastest that the CPU has.
 INT8_PEERS, FLOAT = ("onnxruntime", "openvino"), "fused_float"
 Engine = Callable[[], Tensor]  # logits in fp32
+
+
+class Fused:
+    """An optimized network, which knows its kernels."""
+
+    def __init__(self, network: FusedConvNeXt, batch: Tensor) -> None:
+        self._network, self._batch, self.kernels = network, batch, network.kernels.name
+
+    def __call__(self) -> Tensor:
+        return cast(Tensor, self._network(self._batch)).float()
 
 
 def network(name: str) -> nn.Module:
@@ -71,7 +81,7 @@ def images(batch: int) -> Tensor:
 def fused(model: nn.Module, batch: Tensor, precision: str) -> Engine:
     calibration = [batch] if precision == "int8" else None
     run = convnext.optimize(model, dtype=precision, calibration=calibration)
-    return lambda: run(batch).float()
+    return Fused(run, batch)
 
 
 def fused_float(model: nn.Module, batch: Tensor, precision: str) -> Engine:
@@ -146,7 +156,9 @@ def _prototype_weights(model: Any) -> list[Tensor]:
 def serve(
     pipe: Connection, engine: str, name: str, batch: int, precision: str, threads: int, library: str
 ) -> None:
-    """In a process of its own: build, answer with logits and MiB; then a round for each message."""
+    """In a process of its own: build, answer with logits, MiB and kernels; then a round for each
+    message.
+    """
     torch.set_num_threads(threads)
     model, inputs = network(name), images(batch)
     build: dict[str, Callable[[nn.Module, Tensor, str], Engine]] = {
@@ -162,7 +174,8 @@ def serve(
         del model
         for _ in range(3):
             logits = run()
-        pipe.send((logits.numpy().copy(), peak_memory(torch.device("cpu")) / 2**20))
+        kernels = run.kernels if isinstance(run, Fused) else ""
+        pipe.send((logits.numpy().copy(), peak_memory(torch.device("cpu")) / 2**20, kernels))
         while seconds := pipe.recv():
             times, start, used = [], time.perf_counter(), time.process_time()
             while not times or time.perf_counter() - start < seconds:
@@ -206,13 +219,14 @@ def case(name: str, batch: int, precision: str, arguments: argparse.Namespace) -
     pipes: dict[str, Connection] = {}
     row: dict[str, Any] = {"model": name, "batch": batch, "precision": precision}
     row |= {"threads": arguments.threads, "openvino": version("openvino")}
-    row["kernels"] = choose(precision).kernels.name
     for engine in engines:
         pipes[engine], theirs = context.Pipe()
         settings = (engine, name, batch, precision, arguments.threads, str(arguments.prototype))
         context.Process(target=serve, args=(theirs, *settings), daemon=True).start()
         theirs.close()  # a process that fails then ends the wait for it
-        logits, mib = pipes[engine].recv()
+        logits, mib, kernels = pipes[engine].recv()
+        if engine == OURS:
+            row["kernels"] = kernels
         row[f"{engine}_mib"] = round(mib)
         row[f"{engine}_error"] = float(f"{np.std(logits - exact) / np.std(exact):.2g}")
     times, cores = rounds(pipes, arguments.rounds, arguments.seconds)

@@ -18,6 +18,8 @@
 
 namespace convnext {
 
-int run_amx_bf16(const Request& request) { return run_network<AmxKernels<Bf16, SumsInFp32<16>>>(request); }
+int run_amx_bf16(const Request& request) {
+  return run_network<AmxKernels<Bf16, SumsInFp32<16>>>(request);
+}
 
 }  // namespace convnext

@@ -19,6 +19,8 @@
 
 namespace convnext {
 
-int run_amx_int8(const Request& request) { return run_network<AmxInt8Kernels<Bf16, SumsInFp32<16>>>(request); }
+int run_amx_int8(const Request& request) {
+  return run_network<AmxInt8Kernels<Bf16, SumsInFp32<16>>>(request);
+}
 
 }  // namespace convnext

@@ -8,7 +8,16 @@ namespace {
 
 constexpr int kTaps = 7;
 
-// What the convolution is computed in, whatever numbers the maps hold.
+// What the convolution is computed in is a struct (`Mixing` of block.h) with
+//
+//   static constexpr int lanes;   channels of a vector; Kernels::channel_unit is a multiple of it
+//   using Tap, Vector;            a weight in memory, and a register of sums, positions or weights
+//   read(from)                    a vector of a map, or of weights
+//   write(to, v)                  a vector of weights
+//   add(sum, a, b)                sum += a * b, rounded once
+//   read_floats(from), write_floats(to, v)    the same as `read` and `write` of fp32 in memory
+//
+// In fp32, whatever numbers the maps hold:
 template <int Lanes>
 struct SumsInFp32 {
   static constexpr int lanes = Lanes;
@@ -20,7 +29,6 @@ struct SumsInFp32 {
     return load<Lanes>(from);
   }
 
-  // As fp32, whatever the sums are in.
   static CONVNEXT_INLINE Vector read_floats(const float* from) { return load<Lanes>(from); }
   static CONVNEXT_INLINE void write_floats(float* to, const Vector& v) { store<Lanes>(to, v); }
 
@@ -75,6 +83,7 @@ void depthwise(const Map<typename Kernels::Stream>& x, Index first, Index rows, 
                const float* bias, float* out, Index stride) {
   using Mixing = typename Kernels::Mixing;
   constexpr int L = Mixing::lanes;
+  static_assert(Kernels::channel_unit % L == 0, "maps and weights have whole vectors");
   alignas(64) typename Mixing::Tap taps[kTaps * kTaps * L];
   for (Index c = 0; c < x.channels; c += L) {
     for (Index i = 0; i < kTaps * kTaps; i++)

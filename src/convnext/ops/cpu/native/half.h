@@ -36,7 +36,7 @@ CONVNEXT_INLINE void store(Half* to, const Vec<Lanes>& v) {
 
 #else
 
-CONVNEXT_INLINE Vec<16> as_floats(__m256i halves) {
+CONVNEXT_INLINE Vec<16> widened(__m256i halves) {
   // Without a mask GCC's header takes an undefined operand, and then warns of it.
   return (Vec<16>)_mm512_maskz_cvtph_ps(0xffff, halves);
 }
@@ -46,7 +46,7 @@ CONVNEXT_INLINE Vec<Lanes> load(const Half* from) {
   static_assert(Lanes == 16, "whole AVX-512 registers");
   __m256i halves;
   __builtin_memcpy(&halves, from, sizeof halves);
-  return as_floats(halves);
+  return widened(halves);
 }
 
 template <int Lanes>
@@ -59,7 +59,7 @@ CONVNEXT_INLINE void store(Half* to, const Vec<Lanes>& v) {
 
 #endif
 
-// 32 channels in one register; each step rounds once to fp16 (depthwise.h says what the members are).
+// What depthwise convolutions are computed in: 32 channels in one register.
 struct SumsInFp16 {
   static constexpr int lanes = 32;
   using Tap = Half;
@@ -119,8 +119,8 @@ struct SumsInFp16 {
 
   // Through memory GCC would keep the sums there in the whole loop.
   static CONVNEXT_INLINE void write_floats(float* to, const Vector& v) {
-    store<16>(to, as_floats(_mm512_maskz_extracti64x4_epi64(0xff, (__m512i)v, 0)));
-    store<16>(to + 16, as_floats(_mm512_maskz_extracti64x4_epi64(0xff, (__m512i)v, 1)));
+    store<16>(to, widened(_mm512_maskz_extracti64x4_epi64(0xff, (__m512i)v, 0)));
+    store<16>(to + 16, widened(_mm512_maskz_extracti64x4_epi64(0xff, (__m512i)v, 1)));
   }
 
 #endif

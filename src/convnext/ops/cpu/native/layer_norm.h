@@ -2,8 +2,6 @@
 // product that follows) or with them (stem).
 #pragma once
 
-#include <type_traits>
-
 #include "vec.h"
 
 namespace convnext {
@@ -16,14 +14,19 @@ struct Moments {
 // Every sum waits for the one before it, so some rows are summed up side by side.
 constexpr Index kRowsTogether = 4;
 
-// Calls visit(std::integral_constant<Index, Rows>, first) for `rows` rows: kRowsTogether at a time, and
-// those that are left one by one.
+template <Index Value>
+struct Constant {
+  constexpr operator Index() const { return Value; }
+};
+
+// Calls visit(Constant<Rows>, first) for `rows` rows: kRowsTogether at a time, and those that are left
+// one by one.
 template <class Visit>
 CONVNEXT_INLINE void rows_together(Index rows, const Visit& visit) {
   Index first = 0;
   for (; first + kRowsTogether <= rows; first += kRowsTogether)
-    visit(std::integral_constant<Index, kRowsTogether>(), first);
-  for (; first < rows; first++) visit(std::integral_constant<Index, 1>(), first);
+    visit(Constant<kRowsTogether>(), first);
+  for (; first < rows; first++) visit(Constant<1>(), first);
 }
 
 // Of `channels` true channels in rows padded to whole vectors. Two passes: the sum of squares about
