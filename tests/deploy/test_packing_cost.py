@@ -34,7 +34,8 @@ print(peak_memory(torch.device("cpu")) - before, fused.packed.nbytes)
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="counts as Linux does")
 @pytest.mark.parametrize(
-    ("kernels", "release", "share"), [(0, "keep", 1.0), (3, "keep", 1.0), (0, "release", 0.3)]
+    ("kernels", "release", "share"),
+    [(0, "keep", 1), (3, "keep", 1), (8, "keep", 1), (0, "release", 0.3), (8, "release", 0.3)],
 )
 def test_memory_is_that_of_the_packed_weights_and_a_layer(
     kernels: int, release: str, share: float

@@ -5,6 +5,7 @@ import json
 import logging
 from functools import partial
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from convnext.cli import main
 from convnext.deploy.fused import FusedConvNeXt
 from convnext.models.registry import build_model
 from convnext.ops import dispatch
+from convnext.ops.cpu import features
 from convnext.ops.cpu.features import choose
-from convnext.ops.cpu.kernel_sets import PLAIN
+from convnext.ops.cpu.kernel_sets import PLAIN, Feature
 from convnext.run import engines
 from convnext.run.engines import engine_of_this_machine, running
 
@@ -159,6 +161,24 @@ def test_engines_are_for_classifiers(target, capsys):
     for command, more in (("predict", ["x.png"]), ("evaluate", [])):
         assert main([command, target, *more, "--engine", "eager"]) == 2
         assert "--engine is not for" in capsys.readouterr().err
+
+
+def test_what_is_said_of_maps_in_fp16(monkeypatch):
+    everything = SimpleNamespace(features=~Feature(0))
+    monkeypatch.setattr(features, "library", lambda: everything)
+    monkeypatch.delenv("CONVNEXT_CPU", raising=False)
+    fine = running(tiny(), "fused")
+    assert fine.reason.startswith("amx_bf16_half: fastest kernels that this CPU runs")
+    large = tiny()
+    with torch.no_grad():
+        large.stem.norm.weight *= 1e6
+    found = running(large, "fused")
+    too_large = "amx_bf16: values of this network may be too large for amx_bf16_half, the fastest"
+    assert found.reason.startswith(too_large)
+    assert found.logits.kernels.name == "amx_bf16"
+    said = engine_of_this_machine()
+    assert "takes amx_bf16_half (or amx_bf16, if values may be too large for fp16), which" in said
+    assert "--engine int8 takes amx_int8_half (or amx_int8, if" in said
 
 
 def test_doctor_names_the_engine(images, monkeypatch, capsys):

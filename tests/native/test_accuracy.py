@@ -98,6 +98,8 @@ def test_every_network_errs_less_than_pytorch(name: str) -> None:
     theirs = pytorch(model, x)
     sets = bf16_sets()
     for kernels in sets[-1:] if model.config.dims[-1] > 1024 else sets:
+        fits = kernels.maps != "fp16" or proved_to_fit(model)
+        assert fits or not name.startswith("convnext_") or "isotropic" in name  # all of V1
         exact, ours = answers(model, kernels, x)
         assert error(ours, exact) < min(error(t, exact) for t in theirs)
 
@@ -175,7 +177,10 @@ def test_values_just_below_the_limit_of_fp16(seed: int) -> None:
                 break
     assert factor > 2
     theirs = pytorch(larger, x)
-    for kernels in (k for k in bf16_sets() if k.maps == "fp16"):
+    sets = [kernels for kernels in bf16_sets() if kernels.maps == "fp16"]
+    if not sets:
+        pytest.skip("this CPU does not compute in fp16")
+    for kernels in sets:
         exact, ours = answers(larger, kernels, x)
         assert larger.stem(x).abs().max() > 1000
         assert error(ours, exact) < min(error(t, exact) for t in theirs)

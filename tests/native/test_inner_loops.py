@@ -108,6 +108,8 @@ def test_products_of_matrices(functions: list[tuple[str, Code]]) -> None:
 @pytest.mark.parametrize("name", DEPTHWISE)
 def test_depthwise_convolution(functions: list[tuple[str, Code]], name: str) -> None:
     codes = [code for function, code in functions if name in function]
+    if not codes and "Half" in name:
+        pytest.skip("the compiler does not know AVX512-FP16")
     loops = [loop for code in codes for loop in loops_with(code, DEPTHWISE[name])]
     assert loops
     for loop in loops:

@@ -51,9 +51,9 @@ def optimize(
         model: A ConvNeXt V1, V2 or isotropic network in evaluation mode, on the CPU; any classes,
             channels, stem and ``features_only``.
         dtype: Precision of the matrix products; all else is fp32, but for bf16 and int8 on AMX:
-            there GELU errs by up to 6e-4, and the maps between blocks are bf16 too, or fp16 as
-            depthwise convolutions are then, if the weights show that no image can make values too
-            large for that and the CPU has AVX512-FP16. "fp32"; "bf16";
+            there GELU errs by up to 6e-4, and the maps between blocks are bf16 too. With
+            AVX512-FP16 these maps and the depthwise convolutions are fp16, if the weights show that
+            no image can make values too large for it. "fp32"; "bf16";
             "auto": bf16 where this CPU computes faster in it, else fp32; "int8": 8-bit integers in
             the pointwise layers of those blocks that they harm least, bf16 or fp32 elsewhere.
         calibration: For "int8": batches of images (N, C, H, W), normalised as the network takes
@@ -125,8 +125,8 @@ class FusedConvNeXt(Backbone):
 
     Args:
         network: One that `check_network` accepts.
-        kernels: Who reads the weights; if their maps are fp16 and values of this network may be
-            too large for that, the set beside them whose are not.
+        kernels: Who reads the weights. Where values of this network may be too large for maps in
+            fp16, `KernelSet.otherwise` takes their place; it stays, whatever is loaded later.
         ranges: For each block how its operands are quantised; None: the block is not. By
             default none is.
         release: Whether the network gives up the memory of its blocks as they are packed.

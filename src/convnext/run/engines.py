@@ -11,7 +11,7 @@ from torch import Tensor
 from convnext.deploy.folding import check_network
 from convnext.deploy.fused import optimize
 from convnext.models.backbone import Backbone
-from convnext.ops.cpu.features import choose
+from convnext.ops.cpu.features import Choice, choose
 from convnext.ops.cpu.kernel_sets import PLAIN, KernelSet
 from convnext.ops.dispatch import use_reference
 from convnext.run.scoring import progress
@@ -96,7 +96,8 @@ def _chosen(network: Backbone, engine: Engine, images: int, release: bool) -> Ru
 
 def _fused(network: Backbone, dtype: Literal["auto", "fp32"], release: bool) -> Running:
     fused = optimize(network, dtype, release=release)
-    return Running(cast(Callable[[Tensor], Tensor], fused), "fused", _words(dtype, fused.kernels))
+    reason = f"{_taken(choose(dtype), fused.kernels)}{_faster(dtype)}"
+    return Running(cast(Callable[[Tensor], Tensor], fused), "fused", reason)
 
 
 def _quantised(network: Backbone, calibration: Iterable[Tensor], release: bool) -> Running:
@@ -104,12 +105,11 @@ def _quantised(network: Backbone, calibration: Iterable[Tensor], release: bool) 
         return progress(items, f"calibrating: {title}", total=len(items), unit="steps")
 
     fused = optimize(network, "int8", calibration=calibration, release=release, watch=watch)
-    reason = choose("int8").reason
     slow = "; the same arithmetic in plain PyTorch, not fast" if fused.kernels is PLAIN else ""
     return Running(
         cast(Callable[[Tensor], Tensor], fused),
         "int8",
-        f"{fused.kernels.name}: {reason}{slow}",
+        f"{_taken(choose('int8'), fused.kernels)}{slow}",
         str(fused.quantisation),
     )
 
@@ -130,12 +130,28 @@ def _why_not_fused(network: Backbone, images: int) -> str:
     return f"no native kernels: {reason}" if kernels is PLAIN else ""
 
 
-def _words(dtype: Literal["auto", "fp32"], kernels: KernelSet) -> str:
-    reason, fastest = choose(dtype).reason, choose().kernels
-    more = ""
-    if fastest.precision != kernels.precision:
-        more = f"; --engine fused takes {fastest.name}, which is faster and rounds to bf16"
-    return f"{kernels.name}: {reason}{more}"
+def _taken(choice: Choice, kernels: KernelSet) -> str:
+    """Which kernels a network got, and why these."""
+    if kernels is choice.kernels:
+        return f"{kernels.name}: {choice.reason}"
+    return (
+        f"{kernels.name}: values of this network may be too large for {choice.kernels.name}, the "
+        f"{choice.reason}"
+    )
+
+
+def _faster(dtype: Literal["auto", "fp32"]) -> str:
+    """What another option would take, if that is faster."""
+    fastest = choose().kernels
+    if fastest.precision == choose(dtype).kernels.precision:
+        return ""
+    return f"; --engine fused takes {_names(fastest)}, which is faster and rounds to bf16"
+
+
+def _names(kernels: KernelSet) -> str:
+    if kernels.otherwise is None:
+        return kernels.name
+    return f"{kernels.name} (or {kernels.otherwise.name}, if values may be too large for fp16)"
 
 
 def engine_of_this_machine() -> str:
@@ -145,7 +161,8 @@ def engine_of_this_machine() -> str:
     kernels, reason = choose("fp32")
     if kernels is PLAIN:
         return f"eager (no native kernels: {reason})"
-    return f"fused ({_words('fp32', kernels)}; --engine int8 takes {choose('int8').kernels.name})"
+    others = f"{_faster('fp32')}; --engine int8 takes {_names(choose('int8').kernels)}"
+    return f"fused ({kernels.name}: {reason}{others})"
 
 
 @cache
