@@ -9,6 +9,7 @@ from torch import nn
 
 from convnext.deploy.fused import optimize
 from convnext.layers.depthwise import DepthwiseConv2d
+from convnext.models.convnext import Block
 from convnext.models.registry import build_model
 from convnext.run.engines import running
 
@@ -105,3 +106,11 @@ def test_layers_that_compute_the_same_may_stand_for_others():
     block.dwconv, block.drop_path = plain, nn.Identity()
     model.norm, model.head = nn.BatchNorm1d(40).eval(), nn.Linear(40, 3, bias=False)
     assert torch.equal(optimize(model, "fp32").packed, want.packed)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(Block, "stages.0.blocks.0"), (nn.Linear, "pwconv1")])
+def test_a_class_that_was_patched_is_refused(monkeypatch, kind, name):
+    model, forward = network(), kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, x: 2 * forward(self, x))
+    with pytest.raises(ValueError, match=rf"{name}: {kind.__name__}.forward was replaced"):
+        optimize(model)

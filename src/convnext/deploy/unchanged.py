@@ -54,6 +54,8 @@ def _check_part(name: str, module: nn.Module, original: nn.Module) -> None:
     patched = [key for key in vars(module) if callable(getattr(type(module), key, None))]
     if patched:
         raise ValueError(f"{name} has a {patched[0]} of its own; {REMEDY}")
+    if not _has_its_own_forward(type(module)):
+        raise ValueError(f"{name}: {type(module).__name__}.forward was replaced; {REMEDY}")
     if isinstance(module, DropPath) and module.training and module.rate:
         raise ValueError(f"{name} is in training mode; call eval() on the network before optimize")
     for key in NUMBERS:
@@ -64,6 +66,15 @@ def _check_part(name: str, module: nn.Module, original: nn.Module) -> None:
         raise ValueError(
             f"{name} has {_parameters(module)} in place of {_parameters(original)}; {REMEDY}"
         )
+
+
+def _has_its_own_forward(kind: type) -> bool:
+    """Whether that is the function of the class's source: others have another name or module."""
+    owner = next(base for base in kind.__mro__ if "forward" in vars(base))
+    forward = vars(owner)["forward"]
+    place = (getattr(forward, "__module__", ""), getattr(forward, "__qualname__", ""))
+    lists_have_none = owner is nn.Module
+    return lists_have_none or place == (owner.__module__, f"{owner.__qualname__}.forward")
 
 
 def _parameters(module: nn.Module) -> str:
