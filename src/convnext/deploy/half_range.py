@@ -21,7 +21,7 @@ __all__ = ["HalfRange"]
 LIMIT = 60_000.0
 ROUNDING = 1 + 2**-10  # of a value when it is stored
 GELU_ERROR = 1e-3  # of the kernels for AMX, at most
-ROWS = 2**19  # elements of a matrix that are multiplied together
+SLICE = 2**19  # elements of a matrix that are multiplied together
 
 Added = Generator[Tensor, None, Tensor]  # gives weights, and returns what a block adds at most
 
@@ -141,7 +141,7 @@ def _lengths(weight: Tensor) -> Tensor:
 def _largest_products(weight: Tensor, factors: Tensor) -> Tensor:
     """Of each row of a matrix with factors of its columns; some rows at a time."""
     rows, factors = weight.flatten(1), factors.float()
-    parts = torch.split(rows, max(1, ROWS // rows.shape[1]))
+    parts = torch.split(rows, max(1, SLICE // rows.shape[1]))
     return torch.cat([(part * factors).abs().amax(1) for part in parts]).double()
 
 

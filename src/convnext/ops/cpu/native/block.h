@@ -88,15 +88,10 @@ void mix(const BlockTask<Kernels>& task, const BlockWeights<Kernels>& w, Index f
   const Index padded = task.x.channels, stride = Tile<Kernels>::mixed_stride(padded);
   depthwise<Kernels>(task.x, first, rows, w.taps, w.taps_bias, t.mixed, stride);
   clock.lap(PART_DEPTHWISE);
-  rows_together(rows, [&](auto together, Index first_row) __attribute__((always_inline)) {
-    constexpr Index Rows = together;
-    const float* from = t.mixed + first_row * stride;
-    Moments moments[Rows];
-    find_moments<Kernels::lanes>(from, stride, task.channels, task.eps, moments);
-    for (Index i = 0; i < Rows; i++)
-      normalise_into<Kernels>(from + i * stride, moments[i], task.channels, padded, t.a, padded,
-                              first_row + i, 0);
-  });
+  const auto normalise = [&](Index r, const float* row, Moments m) __attribute__((always_inline)) {
+    normalise_into<Kernels>(row, m, task.channels, padded, t.a, padded, r, 0);
+  };
+  each_row<Kernels::lanes>(t.mixed, stride, rows, task.channels, task.eps, normalise);
   clock.lap(PART_NORM);
 }
 

@@ -11,24 +11,6 @@ struct Moments {
   float mean, scale;  // 1 / sqrt(variance + eps)
 };
 
-// Every sum waits for the one before it, so some rows are summed up side by side.
-constexpr Index kRowsTogether = 4;
-
-template <Index Value>
-struct Constant {
-  constexpr operator Index() const { return Value; }
-};
-
-// Calls visit(Constant<Rows>, first) for `rows` rows: kRowsTogether at a time, and those that are left
-// one by one.
-template <class Visit>
-CONVNEXT_INLINE void rows_together(Index rows, const Visit& visit) {
-  Index first = 0;
-  for (; first + kRowsTogether <= rows; first += kRowsTogether)
-    visit(Constant<kRowsTogether>(), first);
-  for (; first < rows; first++) visit(Constant<1>(), first);
-}
-
 // Of `channels` true channels in rows padded to whole vectors. Two passes: the sum of squares about
 // the mean does not cancel for rows far from zero. If it overflows the scale is NaN, as the row is in
 // PyTorch: 0 would make it a plausible one.
@@ -60,14 +42,26 @@ CONVNEXT_INLINE void find_moments(const float* const (&rows)[Rows], Index channe
   }
 }
 
-// Of rows that lie `stride` apart.
-template <int Lanes, int Rows>
-CONVNEXT_INLINE void find_moments(const float* row, Index stride, Index channels, float eps,
-                                  Moments (&found)[Rows]) {
-  const float* rows[Rows];
+// Calls visit(r, row, moments) for rows [first, first + Rows), which lie `stride` apart.
+template <int Lanes, int Rows, class Visit>
+CONVNEXT_INLINE void some_rows(const float* rows, Index stride, Index first, Index channels, float eps,
+                               const Visit& visit) {
+  const float* row[Rows];
 #pragma GCC unroll 8
-  for (int i = 0; i < Rows; i++) rows[i] = row + i * stride;
-  find_moments<Lanes, Rows>(rows, channels, eps, found);
+  for (int i = 0; i < Rows; i++) row[i] = rows + (first + i) * stride;
+  Moments moments[Rows];
+  find_moments<Lanes, Rows>(row, channels, eps, moments);
+  for (int i = 0; i < Rows; i++) visit(first + i, row[i], moments[i]);
+}
+
+// Of `count` rows. Every sum waits for the one before it, so four rows are summed up side by side.
+template <int Lanes, class Visit>
+CONVNEXT_INLINE void each_row(const float* rows, Index stride, Index count, Index channels, float eps,
+                              const Visit& visit) {
+  Index first = 0;
+  for (; first + 4 <= count; first += 4)
+    some_rows<Lanes, 4>(rows, stride, first, channels, eps, visit);
+  for (; first < count; first++) some_rows<Lanes, 1>(rows, stride, first, channels, eps, visit);
 }
 
 // The vector of normalised channels from c on, zero beyond the true ones.

@@ -60,16 +60,10 @@ void mix(const BlockTask<Kernels>& task, const QuantisedWeights<Kernels>& w, Ind
   const Index padded = task.x.channels, stride = Tile<Kernels>::mixed_stride(padded);
   depthwise<Kernels>(task.x, first, rows, w.taps, w.taps_bias, t.mixed, stride);
   clock.lap(PART_DEPTHWISE);
-  rows_together(rows, [&](auto together, Index first_row) __attribute__((always_inline)) {
-    constexpr Index Rows = together;
-    const float* from = t.mixed + first_row * stride;
-    Moments moments[Rows];
-    find_moments<Kernels::lanes>(from, stride, task.channels, task.eps, moments);
-    for (Index i = 0; i < Rows; i++)
-      t.scales[first_row + i] =
-          quantise_row<Kernels>(from + i * stride, moments[i], w.factors, padded,
-                                integers_in<Kernels>(t.a), first_row + i);
-  });
+  const auto quantise = [&](Index r, const float* row, Moments m) __attribute__((always_inline)) {
+    t.scales[r] = quantise_row<Kernels>(row, m, w.factors, padded, integers_in<Kernels>(t.a), r);
+  };
+  each_row<Kernels::lanes>(t.mixed, stride, rows, task.channels, task.eps, quantise);
   clock.lap(PART_NORM);
 }
 

@@ -102,19 +102,18 @@ void stem(const Image& image, const StemShape& shape, const StemWeights<Kernels>
       for (int i = 0; i < 2; i++) store<L>(t.mixed + r * stride + p * Kernels::panel + i * L, v[i]);
     });
     Cursor place(first, y.width);
-    rows_together(rows, [&](auto together, Index first_row) __attribute__((always_inline)) {
-      constexpr Index Rows = together;
-      const float* row = t.mixed + first_row * stride;
-      Moments moments[Rows];
-      if (w.norm_weight) find_moments<L>(row, stride, shape.channels, shape.eps, moments);
-      for (Index i = 0; i < Rows; i++, row += stride, place.advance(1, y.width)) {
-        auto* to = y.at(map_row + place.row, place.column);
-        if (w.norm_weight)
-          write_normalised<Kernels>(row, moments[i], shape.channels, w, y.channels, to);
-        else
-          write_row<Kernels>(row, y.channels, to);
-      }
-    });
+    const auto next = [&]() __attribute__((always_inline)) {
+      auto* to = y.at(map_row + place.row, place.column);
+      place.advance(1, y.width);
+      return to;
+    };
+    const auto write = [&](Index, const float* row, Moments m) __attribute__((always_inline)) {
+      write_normalised<Kernels>(row, m, shape.channels, w, y.channels, next());
+    };
+    if (w.norm_weight)
+      each_row<L>(t.mixed, stride, rows, shape.channels, shape.eps, write);
+    else
+      for (Index r = 0; r < rows; r++) write_row<Kernels>(t.mixed + r * stride, y.channels, next());
   }
 }
 
